@@ -53,8 +53,9 @@ check: $(VENV)/dev.stamp ## Check format, lint, types, import contracts and gene
 	$(BIN)/lint-imports
 	$(BIN)/python -m protos.generate --check
 
-evaluate: $(VENV)/dev.stamp ## Measure every claim of the documentation again on DATA.
+evaluate: $(VENV)/dev.stamp ## Measure every claim of the documentation again on DATA, and draw its pictures.
 	$(BIN)/python -m evaluation.claims --data "$(DATA)"
+	$(BIN)/python -m tools.pictures
 
 clean: ## Remove the environment and the output of the demo.
 	rm -rf $(VENV) demo

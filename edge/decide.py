@@ -32,8 +32,10 @@ class Thresholds:
     Attributes:
         possible: a candidate at or above it is listed in the report.
         finding: a candidate at or above it is a finding; between the two, a possible finding.
-        dismiss: no verdict brings a candidate with a lower edge score to ``possible``.
-        report: no verdict brings a candidate with at least this edge score below ``finding``.
+        dismiss: a candidate with a lower edge score is not sent, so that few are; the verdict could
+            have listed it.
+        report: no verdict brings a candidate with at least this edge score below ``finding``; 1
+            where no score is so sure.
     """
 
     possible: float
@@ -234,7 +236,7 @@ def _route(candidate: Candidate, thresholds: Thresholds) -> Decision:
     if score < low:
         reason = f"edge score {score:.3f} is below the threshold {low:.3f}"
         return Decision(candidate, Route.DISMISS, reason)
-    if score >= high:
+    if score >= high and high < 1:
         reason = f"edge score {score:.3f} is at or above the threshold {high:.3f}"
         return Decision(candidate, Route.REPORT, reason)
     reason = f"edge score {score:.3f} is between the thresholds {low:.3f} and {high:.3f}"

@@ -35,7 +35,7 @@ class MergeWeights:
 
     The cloud's logit counts from ``least`` to ``most``: beyond them were too few nodules or false
     positives to tell how much more certain it is. So a verdict moves a probability by a bounded
-    step, and `edge.decide` asks for no verdict that could change nothing.
+    step: from ``report`` on, none takes a finding away.
     """
 
     bias: float
@@ -145,8 +145,8 @@ def _with_verdict(
             moved = f"{'raised' if probability > score else 'lowered'} {before} to {after}"
             reason = f"the cloud {f'left it at {after}' if before == after else moved}, {reached}"
             yield _finding(decision, DecidedBy.CLOUD, reason, probability, verdict)
-        # The edge was sure that this is nothing: the merged probability could not overrule it,
-        # so the cloud's own probability decides.
+        # The edge's score would hold the merged probability down, and an audit is of the edge:
+        # the cloud's own probability decides.
         case Route.DISMISS if confirms(verdict, thresholds):
             reason = (
                 f"audit: the edge dismissed it with {score:.2f}; "

@@ -59,8 +59,9 @@ class Pipeline:
 
     Attributes:
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
-        admit: raises `UnfitFolder` where the job's folder holds what the report must not replace;
-            gets None for a study that cannot be read.
+        admit: returns the job with the folder for its report, the same when it is called again;
+            gets None for a study that cannot be read. Raises `UnfitFolder` where the folder holds
+            what the report must not replace.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         decide: chooses the candidates to send; the study key is for the log.
         draw: draws findings and possible findings; the last argument is how many of these.
@@ -83,7 +84,7 @@ class Pipeline:
     provenance: Provenance
     settings: EdgeSettings
     policy: SelectionPolicy = SELECTION_POLICY
-    admit: Callable[[Job, Study | None], None] = lambda _job, _study: None
+    admit: Callable[[Job, Study | None], Job] = lambda job, _study: job
     rules: Rules = NO_RULES
     read_peak_mb: Callable[[], float] = lambda: 0.0
     ahead: ReadersInTurn | None = None
@@ -97,13 +98,14 @@ class Pipeline:
 class StudyResult:
     """The report of one study, and its files.
 
-    Its ledger is complete. The ledger in the files ends where their writing began. ``evidence`` is
-    what was written beside the report.
+    Its ledger is complete. The ledger in the files ends where their writing began. ``evidence`` and
+    ``pictures`` are what was written beside the report.
     """
 
     report: Report
     paths: ReportPaths
     evidence: EvidenceFiles = field(default_factory=dict)
+    pictures: Pictures = field(default_factory=dict)
 
 
 def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
@@ -111,7 +113,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
     with budget.stage("read"):
         study = pipeline.read(job.source)
         clinical = clinical_of(job.source)
-        pipeline.admit(job, study)
+        job = pipeline.admit(job, study)
     with budget.stage("preprocess"):
         try:
             box = pipeline.preprocess(study.volume, job.source)
@@ -136,7 +138,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
             OUTLINES: outlines_file(report.listed, box.geometry),
         }
         paths = pipeline.write(report, pictures, job.out, evidence)
-    return StudyResult(replace(report, ledger=budget.ledger), paths, evidence)
+    return StudyResult(replace(report, ledger=budget.ledger), paths, evidence, pictures)
 
 
 def detect(
@@ -240,7 +242,7 @@ def _draw(
 
 
 def _ignore(pipeline: Pipeline, job: Job, budget: Budget, ignored: IgnoredStudy) -> StudyResult:
-    pipeline.admit(job, ignored.study)
+    job = pipeline.admit(job, ignored.study)
     with budget.stage("report"):
         report = compose_ignored(pipeline.provenance, job, ignored, budget.ledger_so_far)
         paths = pipeline.write(report, {}, job.out, NO_EVIDENCE)
@@ -273,7 +275,7 @@ def _reject(
     study: Study | None = None,
     rule: str = "",
 ) -> StudyResult:
-    pipeline.admit(job, study)
+    job = pipeline.admit(job, study)
     with budget.stage("report"):
         study = study or _refused_study(job.source)
         ledger, applied = budget.ledger_so_far, pipeline.rule_named(rule)

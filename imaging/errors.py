@@ -38,6 +38,10 @@ class StudyError(Exception):
         file: the file, or the folder where no single file is at fault.
         study: what was read before the error; its report then names the patient.
         rule: name of the caller's rule that took the series (`imaging.selection`); empty for none.
+
+    >>> overread.read_study("missing/")
+    Traceback (most recent call last):
+    imaging.errors.UnreadableFile: missing: does not exist or is not a file: check the path
     """
 
     study: Study | None = None

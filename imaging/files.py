@@ -20,6 +20,9 @@ from process.files import state_of
 SIDECARS = ("clinical.json",)
 """Files that the caller reads: they lie beside the images, and are none of them."""
 
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Of files that hold a volume."""
+
 _KINDS = {
     stat.S_IFLNK: "a link",
     stat.S_IFDIR: "a folder",

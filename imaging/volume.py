@@ -174,6 +174,10 @@ class Study:
         headers: makes the headers of the images, as `imaging.dicom.source` keeps them; None for a
             volume file.
         stored: the voxels as a volume file or an array orders them; None for DICOM.
+
+    >>> study = overread.read_study("ct/")
+    >>> len(study.images), study.volume.hu.dtype.name
+    (112, 'int16')
     """
 
     volume: Volume

@@ -47,6 +47,10 @@ from overread.report import Report  # noqa: E402
 
 __version__ = version("overread")
 __all__ = [
-    "Outcome", "Report", "Screener", "Study", "StudyError", "UnsupportedArray", "read_study",
-    "screen",
+    "Outcome", "Report", "Screener", "Study", "StudyError", "UnsupportedArray", "__version__",
+    "read_study", "screen",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,6 +20,7 @@ from edge.errors import UnfitFolder
 from edge.job import Job
 from edge.report.evidence import OUTLINES, read_outlines
 from edge.report.folder import admission, require_separate
+from edge.report.pictures import draw_pictures
 from edge.report.write import ReportPaths
 from edge.settings.core import load_settings
 from imaging.dicom.header import DICOM_SUFFIXES, is_dicom, read_head
@@ -39,12 +40,21 @@ _ARRAY = Path("array")  # what errors and reports call it
 
 
 class UnsupportedArray(ValueError):
-    """An array that cannot be read as a chest CT; the message says what is expected."""
+    """An array that cannot be read as a chest CT; the message says what is expected.
+
+    >>> overread.screen([[0]], spacing_mm=(1, 1, 1))
+    Traceback (most recent call last):
+    overread.api.UnsupportedArray: spacing_mm is for arrays: a file or image states its own spacing
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Study ``number`` of ``count`` in a folder: its report or error, see `Screener.screen`."""
+    """Study ``number`` of ``count`` in a folder: its report or error, see `Screener.screen`.
+
+    >>> [(one.number, one.count, one.error) for one in overread.Screener().screen_folder("ct/")]
+    [(1, 1, None)]
+    """
 
     source: Path
     number: int
@@ -71,9 +81,10 @@ class Screener:
         models.runtime.errors.ModelError: ``model`` has no network that can read.
 
     Example:
-        >>> with Screener() as screener:  # doctest: +SKIP
-        ...     for one in screener.screen_folder("studies/"):
-        ...         print(one.number, one.count, one.source, one.error or one.report.to_table())
+        >>> with overread.Screener() as screener:
+        ...     for one in screener.screen_folder("ct/"):
+        ...         print(one.number, one.count, one.source.name, one.error or one.report.result)
+        1 1 ct 4 findings, ...
     """
 
     def __init__(
@@ -149,14 +160,19 @@ class Screener:
         pipeline = replace(self._pipeline, read=lambda _path: study)
         if out is None:
             nothing = ReportPaths(Path("report.json"), Path("report.html"))
-            pipeline = replace(pipeline, draw=lambda *_: {}, write=lambda *_: nothing)
+            pipeline = replace(
+                pipeline,
+                draw=lambda sure, rest, box, _, most: draw_pictures(sure, rest, box, None, most),
+                write=lambda *_: nothing,
+            )
         else:
             pipeline = replace(pipeline, admit=admission(overwrite=overwrite))
         # an array or image has a name and no path
         path = study.source.absolute() if isinstance(source, str | PathLike) else study.source
         job = Job(path, Path(out or "."))
         result = edge_pipeline.run(pipeline, job, pipeline.start_budget())
-        return in_volume(result.report, read_outlines(result.evidence[OUTLINES]), study.grid)
+        outlines = read_outlines(result.evidence[OUTLINES])
+        return replace(in_volume(result.report, outlines, study.grid), pictures=result.pictures)
 
     def screen_folder(
         self,
@@ -199,6 +215,9 @@ def screen(
     Not a medical device. For research and development only.
 
     Arguments and errors are those of `Screener` and `Screener.screen`.
+
+    >>> [f"{one.probability:.2f}" for one in overread.screen("ct/").findings]
+    ['0...', ...]
     """
     options: dict[str, Any] = {"series": series, "out": out, "overwrite": overwrite}
     with Screener(cloud=cloud, deadline_s=deadline_s, model=model) as screener:
@@ -214,6 +233,9 @@ def read_study(path: FilePath, series: str = "") -> Study:
 
     Raises:
         imaging.errors.StudyError: the study cannot be read; the message names the file.
+
+    >>> overread.read_study("ct/").volume.hu.shape
+    (112, 320, 320)
     """
     given = _path(path)
     place = given.resolve() if given.is_symlink() else given

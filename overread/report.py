@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from html import escape
 from math import prod
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from edge.findings import BoolArray, Finding, Outline
 from edge.report import model
 from edge.report.evidence import PlacedOutline
+from edge.report.model import NOT_A_DEVICE
+from edge.report.page import render_page
+from edge.report.pictures import Pictures
 from edge.report.serialize import report_to_dict
 from imaging.volume import Geometry, Grid, triple
 
@@ -28,9 +32,21 @@ class Report(model.Report):
 
     Attributes:
         grid: ``shape`` of that volume, and its ``geometry``: spacing, origin and direction.
+        pictures: JPEG by file name, ``overview.jpg`` first, of 20 findings at most.
+
+    >>> report = overread.screen("ct/")
+    >>> report.mask_of(report.findings[0]).shape == report.grid.shape
+    True
     """
 
     grid: Grid = field(kw_only=True)
+    pictures: Pictures = field(default_factory=dict, kw_only=True, repr=False)
+
+    def _repr_html_(self) -> str:
+        """Return the page for a notebook, in a frame without scripts; the line is for others."""
+        page = escape(render_page(self, self.pictures))
+        frame = f'<iframe sandbox style="width: 100%; height: 40em" srcdoc="{page}"></iframe>'
+        return f"<p>{escape(self.result)} <strong>{NOT_A_DEVICE}</strong></p>{frame}"
 
     def mask_of(self, finding: Finding) -> BoolArray:
         """Return the voxels of a finding or possible finding: bool, of the shape of ``grid``.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from PIL import Image
 from pynetdicom import AE
 
 from cloud.settings import CloudSettings
@@ -20,10 +21,12 @@ from edge.dicom_in.scp import MAX_ASSOCIATIONS, MAX_PDU_BYTES
 from edge.link.estimate import OFF
 from edge.settings.core import EdgeSettings
 from evaluation.pages import PROGRAMS, WIDTH, leaves
+from models.runtime.artifacts import find
 from process.settings import load, settings_of
 from protos.errors import TABLE
 from tests.served_metrics import served
 from tools import reference
+from tools.pictures import DRAWN
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -139,6 +142,23 @@ def test_the_reference_is_what_the_code_says() -> None:
     assert words("docs/reference.md") == reference.page()
     assert words("docs/conformance.md") == reference.conformance()
     assert "|  |\n" not in words("docs/reference.md"), "a setting, metric or error is not explained"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_picture_is_of_the_networks_of_today_and_of_the_report_that_readme_prints(
+    name: str,
+) -> None:
+    """`make evaluate` draws it again; it does not grow."""
+    file = ROOT / "docs" / name
+    with Image.open(file) as picture:
+        texts = picture.info
+    for one in (EdgeSettings().screening_model, CloudSettings().model):
+        assert f"{one} {find(one).version}" in texts["models"]
+    assert texts["result"] in " ".join(words("README.md").split())
+    assert file.stat().st_size < 250_000
+    assert any(re.search(rf"\]\((docs/)?{name}\)", page.read_text()) for page in DOCUMENTS)
+    planned = subprocess.run(["make", "-n", "evaluate"], cwd=ROOT, capture_output=True, text=True)
+    assert "-m tools.pictures" in planned.stdout
 
 
 def test_every_address_that_can_be_listened_on_is_in_the_table() -> None:

@@ -1,10 +1,7 @@
-"""Pictures of the pages for the documents, drawn by a real browser.
+"""``python -m tools.pictures`` draws the pictures of README and the pages, by a real browser.
 
-``python -m tools.pictures report`` shows a report's page at the width of a desktop and of a phone,
-light and dark, and prints it. In each view a script looks for content wider than its page, and for
-text of too little contrast. ``python -m tools.pictures status`` lets a real agent and a real cloud
-read a synthetic chest, and a copy of it that lacks a slice, and shows the agent's status page and
-its viewer.
+A real agent and a real cloud read a synthetic chest, and another one that lacks a slice. The
+pictures are of the report, of the agent's status page and of its viewer. ``make evaluate`` runs it.
 """
 
 import json
@@ -20,56 +17,23 @@ from typing import Annotated, Any
 
 import typer
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import CDPSession, FloatRect, Page, sync_playwright
 
 from evaluation.errors import MissingProgram
 from evaluation.phantoms import prepare, whole_chest
 from evaluation.run import run_program
 from evaluation.world import free_ports, running_agent, running_cloud
-from models.runtime.errors import MissingData
 from tools.demo import DEADLINE_S, SEED
 
 PATIENCE_S = 900.0
 README_PX = (1000, 1500)
 """Width and height of the picture in README."""
 VIEWER_PX = (1180, 720)
+DRAWN = ("report.png", "status.png", "viewer.png")
+"""Pictures of the documents; each has the texts ``result`` of the report, and ``models``."""
 COLOURS = 256
-"""Of a picture; more are not seen, and the file is a third as large."""
-
-PAGE_SCRIPT = """
-side => {
-const faults = [];
-const name = e => e.tagName.toLowerCase() + (e.id ? '#' + e.id : '') +
-  (e.classList.length ? '.' + [...e.classList].join('.') : '');
-const clipped = e => { for (; e; e = e.parentElement)
-  if (getComputedStyle(e).clipPath !== 'none') return true; return false; };
-const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
-const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-  .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-const behind = e => { for (; e; e = e.parentElement) {
-  const colour = numbers(getComputedStyle(e).backgroundColor);
-  if (colour.length < 4 || colour[3] > 0) return colour; } return [255, 255, 255]; };
-if (document.documentElement.scrollWidth > side)
-  faults.push(`the page is ${document.documentElement.scrollWidth} px wide, the window ${side} px`);
-for (const e of document.body.querySelectorAll('*')) {
-  if (e.closest('svg') || !e.checkVisibility() || clipped(e)) continue;
-  const box = e.getBoundingClientRect();
-  if (box.left < -0.5 || box.right > side + 0.5)
-    faults.push(`${name(e)} reaches from ${box.left} to ${box.right} px`);
-  if (e.clientWidth && e.scrollWidth > e.clientWidth + 1)
-    faults.push(`${name(e)} holds ${e.scrollWidth} px in ${e.clientWidth} px`);
-  if ([...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) {
-    const [one, other] = [numbers(getComputedStyle(e).color), behind(e)].map(light);
-    const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-    if (ratio < 4.5) faults.push(`${name(e)} has a contrast of ${ratio.toFixed(1)}`);
-  }
-}
-return [...new Set(faults)];
-}
-"""
-"""Returns the faults of the page in a window of this many pixels: overflow, and contrast below 4.5
-(WCAG 2.2, AA)."""
+"""Of a picture: the file is a third as large. The thin outlines of a report need more."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +45,6 @@ class View:
     dark: bool = False
     phone: bool = False
     height: int = 900
-
-
-VIEWS = (
-    View("desktop", 1280),
-    View("desktop_dark", 1280, dark=True),
-    View("phone", 390, phone=True),
-    View("phone_dark", 390, dark=True, phone=True),
-)
 
 
 @dataclass(frozen=True)
@@ -104,11 +60,6 @@ class Browser:
         scale = {"deviceScaleFactor": 2 if view.phone else 1, "mobile": view.phone}
         self.devtools.send("Emulation.setDeviceMetricsOverride", {**size, **scale})
         self.page.emulate_media(media="screen", color_scheme="dark" if view.dark else "light")
-
-    def faults(self, view: View) -> list[str]:
-        """Show the page in this view, and return what `PAGE_SCRIPT` finds."""
-        self.show(view)
-        return [str(fault) for fault in self.page.evaluate(PAGE_SCRIPT, view.width)]
 
     def screenshot(self, height: int | None = None) -> bytes:
         """Return the page as PNG, from its top: the whole of it or ``height`` CSS pixels."""
@@ -139,107 +90,74 @@ def browser() -> Iterator[Browser]:
         yield Browser(page, context.new_cdp_session(page))
 
 
-def look(shown: Browser, page: Path, out: Path) -> dict[str, list[str]]:
-    """Write a screenshot of each of `VIEWS` and the PDF into ``out``; return faults by view."""
-    out.mkdir(parents=True, exist_ok=True)
-    shown.page.goto(page.resolve().as_uri())
-    faults = {}
-    for view in VIEWS:
-        faults[view.name] = shown.faults(view)
-        (out / f"{view.name}.png").write_bytes(shown.screenshot())
-    shown.page.pdf(format="A4", path=out / "printed.pdf")
-    return faults
-
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def report(
-    page: Annotated[Path, typer.Argument(help="Page of a report.", metavar="<path>")] = Path(
-        f"demo/reports/phantom-{SEED}/report.html"
-    ),
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/screenshots"),
-    readme: Annotated[
-        Path | None, typer.Option(help="PNG of the page's top, as README has it.")
-    ] = None,
+def documents(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("docs"),
+    cache: Annotated[Path, typer.Option(help="Folder for the phantoms.")] = Path("runs"),
 ) -> None:
-    """Show a report's page: desktop, phone, dark, and printed.
-
-    It ends with status 1 if anything is wider than its page, or has too little contrast.
-    """
-    if not page.is_file():
-        raise MissingData(page, "there is no such page; make demo writes the default one")
-    with browser() as shown:
-        found = look(shown, page, out)
-        if readme is not None:
-            shown.show(View("readme", README_PX[0]))
-            readme.write_bytes(shown.screenshot(README_PX[1]))
-    for name, faults in found.items():
-        typer.echo(f"{name}: {'; '.join(faults) or 'nothing overflows, every contrast is enough'}")
-    typer.echo(f"pictures and PDF: {out}")
-    if any(found.values()):
-        raise typer.Exit(1)
-
-
-@app.command()
-def status(
-    out: Annotated[Path, typer.Option(help="Folder for status.png and viewer.png.")] = Path("docs"),
-    cache: Annotated[Path, typer.Option(help="Folder for the phantom.")] = Path("demo"),
-) -> None:
-    """Read a phantom with agent and cloud, and draw the status page and the viewer."""
-    (made,) = prepare([whole_chest(SEED)], cache)
+    """Read phantoms with agent and cloud, and draw report.png, status.png and viewer.png."""
     (port,) = free_ports(1)
     with (
-        tempfile.TemporaryDirectory(prefix="overread-status-") as work,
         browser() as shown,
+        tempfile.TemporaryDirectory(prefix="overread-pictures-") as work,
         running_cloud() as cloud,
     ):
-        folder = Path(work)
-        for name, without in ((made.folder.name, None), ("incomplete-export", 40)):
-            shutil.copytree(made.folder, folder / "inbox" / name)
-            if without is not None:
-                sorted((folder / "inbox" / name).glob("*.dcm"))[without].unlink()
-            (folder / "inbox" / name / ".done").touch()
+        made, other = prepare([whole_chest(SEED), whole_chest(SEED + 1)], cache)
+        folder, inbox = Path(work), Path(work, "inbox")
+        names = [made.folder.name, "incomplete-export"]
+        for study, name in zip((made, other), names, strict=True):
+            shutil.copytree(study.folder, inbox / name)
+        sorted((inbox / name).glob("*.dcm"))[40].unlink()
+        for name in names:
+            (inbox / name / ".done").touch()
         settings: dict[str, Any] = {
             "deadline_s": DEADLINE_S,
             "cloud__address": cloud.address,
             "page__address": f"127.0.0.1:{port}",
         }
         with running_agent(folder, folder / "log", **settings) as agent:
-            reports = [folder / "outbox" / one / "report.json" for one in (made.folder.name, name)]
+            reports = [folder / "outbox" / name / "report.json" for name in names]
             agent.process.wait_until(lambda: all(map(_is_last, reports)), "answer", PATIENCE_S)
-            key = json.loads(reports[0].read_bytes())["study_key"]
-            _draw(shown, f"http://127.0.0.1:{port}", key, out)
-    typer.echo(f"pictures: {out / 'status.png'}, {out / 'viewer.png'}")
+            _draw(shown, f"http://127.0.0.1:{port}", reports[0], out)
+    typer.echo(f"pictures: {', '.join(str(out / name) for name in DRAWN)}")
 
 
 def _is_last(report: Path) -> bool:
     return report.is_file() and json.loads(report.read_bytes())["status"] != "provisional"
 
 
-def _draw(shown: Browser, url: str, study_key: str, out: Path) -> None:
+def _draw(shown: Browser, url: str, report: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    values = json.loads(report.read_bytes())
+    shown.show(View("readme", README_PX[0]))
+    shown.page.goto(report.with_suffix(".html").as_uri())
+    drawn = [shown.screenshot(README_PX[1])]
     shown.show(View("page", VIEWER_PX[0]))
     shown.page.goto(url)
     _wait(lambda: shown.page.evaluate("[...document.images].every(i => i.complete)"))
-    _save(shown.screenshot(), out / "status.png")
+    drawn.append(shown.screenshot())
     shown.show(View("viewer", *VIEWER_PX[:1], height=VIEWER_PX[1]))
-    shown.page.goto(f"{url}/study/{study_key}/view#1")
+    shown.page.goto(f"{url}/study/{values['study_key']}/view#1")
     _wait(lambda: shown.page.evaluate("document.getElementById('message').hidden"))
     time.sleep(1.0)  # the slice, and its neighbours
-    _save(shown.screenshot(VIEWER_PX[1]), out / "viewer.png")
+    drawn.append(shown.screenshot(VIEWER_PX[1]))
+    told = PngInfo()
+    told.add_text("result", values["result"])
+    told.add_text("models", ", ".join(values["models"].values()))
+    for name, png in zip(DRAWN, drawn, strict=True):
+        with Image.open(BytesIO(png)) as picture:
+            plain = picture.convert("RGB")
+            kept = plain if name == DRAWN[0] else plain.quantize(COLOURS)
+            kept.save(out / name, optimize=True, pnginfo=told)
 
 
 def _wait(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE_S
     while not holds() and time.monotonic() < end:
         time.sleep(0.2)
-
-
-def _save(png: bytes, path: Path) -> None:
-    with Image.open(BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 
 if __name__ == "__main__":

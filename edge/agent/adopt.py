@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from edge.agent.claim import free_report_names, resume_claim, staging_folder
-from edge.agent.inbox import VOLUME_SUFFIXES, data_file, is_study
+from edge.agent.inbox import data_file, is_study
 from edge.agent.study import UNFINISHED
 from edge.folders import AgentFolders
 from edge.job import KEY_CHARACTERS
@@ -28,6 +28,7 @@ from edge.report.write import exported_versions, give_up_report, version_in
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from imaging.dicom.arrival import arrived
+from imaging.files import VOLUME_SUFFIXES
 
 log = structlog.get_logger()
 

@@ -18,10 +18,10 @@ from typing import Any
 import structlog
 
 from edge.access import make_folder, user_name, walk
-from edge.agent.inbox import CompleteStudy, report_names
+from edge.agent.inbox import CompleteStudy
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.folders import DONE, RECEIVED, AgentFolders
-from edge.report.folder import release_folder, take_folder
+from edge.report.folder import release_folder, report_names, take_folder
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore

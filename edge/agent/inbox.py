@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path, PureWindowsPath
 
 import structlog
@@ -23,6 +22,7 @@ from edge.access import obstacle, walk
 from edge.folders import DONE
 from imaging.dicom.arrival import missing_images
 from imaging.dicom.header import UNFINISHED, is_unfinished
+from imaging.files import VOLUME_SUFFIXES
 from imaging.read import ARCHIVES
 
 _NAMES_DATA = {".mhd": "elementdatafile", ".nhdr": "data file"}
@@ -131,7 +131,6 @@ def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
             yield path, path.stat()
 
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _TEMPORARY = (*UNFINISHED, "~", DONE)
 
 log = structlog.get_logger()
@@ -298,17 +297,6 @@ def is_study(path: Path) -> bool:
         return False
     is_known = path.name.lower().endswith(VOLUME_SUFFIXES + ARCHIVES)
     return path.is_dir() or (is_known and path.is_file())
-
-
-def report_names(name: str) -> Iterator[str]:
-    """Propose a report's folder: the study's name without suffix, then with -2, -3, … after it."""
-    suffix = next((s for s in VOLUME_SUFFIXES if name.lower().endswith(s)), "")
-    stem = name[: len(name) - len(suffix)] or name
-    stem = stem.encode("utf-8", "replace").decode()  # a name that is not UTF-8
-    while len(stem.encode()) > 200:  # room for a number within the 255 bytes of a name
-        stem = stem[:-1]
-    yield stem
-    yield from (f"{stem}-{number}" for number in count(2))
 
 
 def _is_temporary(name: str) -> bool:

@@ -1,6 +1,7 @@
 """The command ``overread-edge screen``: reads one study."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +15,11 @@ from edge.cli.output import Config, ExitStatus, Json, configured, show
 from edge.errors import NotExportable
 from edge.job import Job
 from edge.pipeline import read_and_report
-from edge.report.folder import admission, require_readable, require_separate
+from edge.report.folder import admission, folder_of_its_own, require_readable, require_separate
 from edge.report.model import Report, Status
 from edge.report.serialize import report_to_dict
 from edge.report.terminal import Progress, render_report
-from process.text import printable
+from process.text import printable, printable_line
 from process.tracing import exporting, record_study
 
 app = typer.Typer()
@@ -37,7 +38,10 @@ def screen(
         str | None,
         typer.Option(metavar="HOST:PORT|off", help="Address of the cloud; off: no second reading."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the report; else one named like the study in report/."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another study's report in that folder.")
     ] = False,
@@ -62,9 +66,10 @@ def screen(
     as_json: Json = False,
 ) -> None:
     """Read one study, print its findings, and write report.json, report.html and pictures."""
-    progress = Progress(Console(stderr=True))
+    progress, top = Progress(Console(stderr=True)), out or Path("report")
     require_readable(path)
-    require_separate(out, path)
+    require_separate(top, path)
+    own = folder_of_its_own(path, overwrite=overwrite)
     settings = configured(
         config,
         cloud__address=cloud,
@@ -76,16 +81,18 @@ def screen(
         exporting("overread-edge", settings.traces),
         progress.shown(),
         open_pipeline(settings, on_stage=progress.on_stage) as pipeline,
+        nullcontext(admission(overwrite=overwrite)) if out else own as admit,
     ):
-        make_folder(out)  # an error here comes before the long work
-        guarded = replace(pipeline, admit=admission(overwrite=overwrite))
-        job, began_s = Job(path.resolve(), out), time.time()
+        make_folder(top)  # an error here comes before the long work
+        guarded = replace(pipeline, admit=admit)
+        job, began_s = Job(path.resolve(), top), time.time()
         result = read_and_report(guarded, job)
         record_study(job.study_key, began_s, time.time(), status=result.report.status.value)
     if dicom:
-        _write_objects(out)
+        _write_objects(result.paths.html.parent)
     values = report_to_dict(result.report) if as_json else None
-    show(values, as_json, render_report(result.report, result.paths))
+    show(values, as_json, render_report(result.report))
+    typer.echo(printable_line(f"report  {result.paths.html}"), err=as_json)  # whole, to be copied
     raise typer.Exit(exit_status(result.report))
 
 

@@ -3,13 +3,15 @@
 In the outbox of an agent ``mkdir`` decides between two agents, also where they run on two machines
 and share the outbox. An empty file ``.study-KEY`` in the folder then names its study. It stays as
 long as the report does. For the command line and for Python, no other study's report is removed
-unasked.
+unasked; a command that is not told where to write takes a folder in the same way.
 """
 
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,23 @@ from edge.job import Job
 from edge.report.evidence import beside
 from edge.report.pictures import stray_pictures
 from edge.report.serialize import SCHEMA
+from imaging.files import VOLUME_SUFFIXES
 from imaging.volume import Study
 
 log = structlog.get_logger()
 
 OWNER = ".study-"
+
+
+def report_names(name: str) -> Iterator[str]:
+    """Propose a report's folder: the study's name without suffix, then with -2, -3, … after it."""
+    suffix = next((s for s in VOLUME_SUFFIXES if name.lower().endswith(s)), "")
+    stem = name[: len(name) - len(suffix)] or name
+    stem = stem.encode("utf-8", "replace").decode()  # a name that is not UTF-8
+    while len(stem.encode()) > 200:  # room for a number within the 255 bytes of a name
+        stem = stem[:-1]
+    yield stem
+    yield from (f"{stem}-{number}" for number in count(2))
 
 
 def take_folder(folder: Path, study_key: str) -> bool:
@@ -103,7 +117,7 @@ def require_separate(out: Path, source: Path) -> None:
         raise UnfitFolder(f"{out}: {reason}: choose a folder outside it with --out")
 
 
-def admission(*, overwrite: bool) -> Callable[[Job, Study | None], None]:
+def admission(*, overwrite: bool) -> Callable[[Job, Study | None], Job]:
     """Return the check of `edge.pipeline.Pipeline.admit`: may the report replace what is there?
 
     An older report of the same study may be replaced: it has the same series, or where one of the
@@ -111,12 +125,49 @@ def admission(*, overwrite: bool) -> Callable[[Job, Study | None], None]:
     report are never replaced.
     """
 
-    def admit(job: Job, study: Study | None) -> None:
+    def admit(job: Job, study: Study | None) -> Job:
         why = _may_replace(job, study, overwrite=overwrite)
         if why:
             log.info("older report replaced", folder=str(job.out), why=why)
+        return job
 
     return admit
+
+
+@contextmanager
+def folder_of_its_own(
+    source: Path, *, overwrite: bool
+) -> Iterator[Callable[[Job, Study | None], Job]]:
+    """Yield an admission that gives a study a folder of its own in that of its job.
+
+    It is the folder that holds an older report of the same study, else the first free name of
+    `report_names`. With ``overwrite`` another study's report of the first name is replaced.
+    """
+    jobs, name = list[Job](), os.path.basename(os.path.abspath(source))
+
+    def admit(job: Job, study: Study | None) -> Job:
+        if not jobs:  # a study that fails later is admitted again, to be refused
+            many = len(os.listdir(job.out)) + 1  # so that a name that is gone hides no later one
+            known = [replace(job, out=job.out / one) for one in islice(report_names(name), many)]
+            same = next((one for one in known if _holds_same(one, study)), None)
+            if same or overwrite:
+                jobs.append(admission(overwrite=overwrite)(same or known[0], study))
+            else:
+                free = (replace(job, out=job.out / one) for one in report_names(name))
+                jobs.append(next(one for one in free if take_folder(one.out, job.study_key)))
+        return jobs[0]
+
+    try:
+        yield admit
+    finally:
+        for job in jobs:
+            release_folder(job.out, job.study_key)
+
+
+def _holds_same(job: Job, study: Study | None) -> bool:
+    with suppress(UnfitFolder, OSError):
+        return bool(_may_replace(job, study, overwrite=False))
+    return False
 
 
 def _may_replace(job: Job, study: Study | None, *, overwrite: bool) -> str:

@@ -46,10 +46,10 @@ def draw_pictures(
     findings: Sequence[Finding],
     possible: Sequence[Finding],
     box: Preprocessed,
-    out: Path,
+    out: Path | None,
     most_possible: int = PICTURED_POSSIBLE,
 ) -> Pictures:
-    """Draw the pictures of one study and write them into the folder ``out``.
+    """Draw the pictures of one study and write them into the folder ``out``, if there is one.
 
     Of the possible findings ``most_possible`` have a picture. An older report is removed from the
     folder first. A picture that cannot be drawn is left out. They are durable with the report.
@@ -69,9 +69,10 @@ def draw_pictures(
         picture_name(number): partial(finding_picture, box.voxels, mark)
         for number, mark in enumerate(marks[:most], start=1)
     }
-    clear_pictures(out)
+    if out:
+        clear_pictures(out)
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV and files release the interpreter lock
-        tasks = {name: pool.submit(_drawn, out / name, draw) for name, draw in to_draw.items()}
+        tasks = {name: pool.submit(_drawn, out, name, draw) for name, draw in to_draw.items()}
     pictures: dict[str, bytes] = {}
     for name, task in tasks.items():
         try:
@@ -181,8 +182,10 @@ def clear_pictures(out: Path, keep: Collection[str] = ()) -> None:
         sync_folder(out)
 
 
-def _drawn(path: Path, draw: Callable[[], UInt8Array]) -> bytes:
-    write_whole(path, data := encode_jpeg(draw()))
+def _drawn(out: Path | None, name: str, draw: Callable[[], UInt8Array]) -> bytes:
+    data = encode_jpeg(draw())
+    if out:
+        write_whole(out / name, data)
     return data
 
 

@@ -15,18 +15,18 @@ from edge.clinical.lung_rads import STANDARD
 from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
 from edge.report.wording import counted
-from edge.report.write import ReportPaths
 
 PROGRESS_AFTER_S = 2.0
+DISCLAIMER = f"[dim]{NOT_A_DEVICE}[/]"
 
 
-def render_report(report: Report, paths: ReportPaths) -> RenderableType:
-    """Return all that a person at the terminal needs of one study."""
-    if report.rejection is not None:
-        why = report.rejection
-        return Panel(f"{escape(why.reason)}\n{escape(why.file)}", title=f"Refused: {why.kind}")
+def render_report(report: Report) -> RenderableType:
+    """Return all that a person at the terminal needs of one study, but where its report is."""
     if not report.was_read:
-        return Panel(escape(report.second_reading_reason), title="Not read")
+        why = report.rejection
+        text = f"{why.reason}\n{why.file}" if why else report.second_reading_reason
+        title = f"Refused: {why.kind}" if why else "Not read"
+        return Group(Panel(escape(text), title=title), DISCLAIMER)
     return Group(
         f"[bold]{escape(report.result)}[/]",
         *(f"- {escape(step)}" for step in report.next_steps),
@@ -47,8 +47,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         *(f"[bold]not read[/]  {escape(series)}" for series in report.other_series),
         f"[bold]guarantee[/]  {escape(report.guarantee.text)}",
         *([f"[bold]audit[/]  {escape(report.audit.text)}"] if report.audit else []),
-        f"[bold]report[/]  {escape(str(paths.html))}",
-        f"[dim]{NOT_A_DEVICE}[/]",
+        DISCLAIMER,
     )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import typer
 
 from cloud.settings import load_settings as load_cloud_settings
+from edge.merge import MergeWeights
 from edge.settings.core import load_settings
 from evaluation.accuracy.bootstrap import draw, poisson
 from evaluation.run import SHARE, Bar, CloudModel, Model, Result, Table, command, each
@@ -103,6 +104,8 @@ def bars(result: Result) -> Iterator[Bar]:
     }, title="The guarantee"),
     "The bound of drawn sets holds: findings {kept_by_sets[findings]:.1%}, both lists"
     " {kept_by_sets[listed]:.1%}.",
+    "With the surest verdict a candidate that is dismissed could reach {reach[dismissed]:.2f}; with"
+    " the least sure one that is reported keeps {reach[reported]:.3f} or more.",
     bars=bars,
 )  # fmt: skip
 def calibration(
@@ -146,15 +149,19 @@ def joined(read: Mapping[str, Mapping[str, Cases]]) -> dict[str, Cases]:
 def as_dict(read: Mapping[str, Mapping[str, Cases]], settings: Settings) -> dict[str, Any]:
     """Return all figures; ``read`` has the nodules and the scans of each split."""
     terms, rng = settings.edge["guarantee"], np.random.default_rng(SEED)
+    limits, merge = settings.limits, MergeWeights.from_manifest(settings.edge)
     held_out = read[CALIBRATION]["nodules"]
     by_list = losses(held_out, settings.edge, settings.cloud)
     scores = {name: (cases, settings.scores(cases)) for name, cases in joined(read).items()}
     return {
-        "limits": dict(settings.limits),
+        "limits": dict(limits),
         "merge": settings.edge["merge"],
+        # the highest merged probability below ``dismiss``, and the lowest from ``report`` on
+        "reach": {"dismissed": merge.merged(limits["dismiss"], 1.0, 0.0),
+                  "reported": merge.merged(limits["report"], 0.0, 0.0)},
         "thresholds": [
             {"cases": name, "reader": reader, "threshold": what,
-             **listed(of[reader], cases, settings, settings.limits[what])}
+             **listed(of[reader], cases, settings, limits[what])}
             for name, (cases, of) in scores.items()
             for reader in READERS
             for what in ("finding", "possible")

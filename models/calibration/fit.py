@@ -6,9 +6,9 @@ of it. So a candidate is on the same scale with and without a verdict, and one t
 
 **The thresholds** follow from the scale. ``finding`` is the lowest that leaves at most
 `FALSE_FINDINGS` false findings a scan, by the upper limit of the rate. ``possible`` leaves
-`FALSE_LISTED` false candidates a scan in both lists. ``dismiss`` and ``report`` are the edge
-scores beyond which no verdict changes what a candidate is; and no more than `REGIONS` false
-candidates a scan are sent.
+`FALSE_LISTED` false candidates a scan in both lists. From ``report`` on no verdict takes a finding
+away. Below ``dismiss`` none makes it possible, or more than `REGIONS` false candidates a scan would
+be sent: then a verdict could list some of those that are dismissed.
 """
 
 import math

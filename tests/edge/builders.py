@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.agent.inbox import Inbox, report_names
+from edge.agent.inbox import Inbox
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import build_pipeline
@@ -29,6 +29,7 @@ from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights
 from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.report.folder import report_names
 from edge.report.model import Report
 from edge.run import PARTS
 from edge.selection import SELECTION_POLICY, SelectionPolicy

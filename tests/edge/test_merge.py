@@ -15,7 +15,7 @@ from edge.link.estimate import OFF, LinkEstimate
 from edge.merge import Merged, MergeWeights, merge
 from edge.report.compose import reading_reason
 from imaging.volume import Geometry
-from models.runtime.artifacts import find
+from models.runtime.artifacts import every, find
 from protos.messages import Refusal, Verdict
 from tests.edge.builders import LISTING, THRESHOLDS, WEIGHTS, candidate, plan_of
 
@@ -137,10 +137,21 @@ def test_a_surer_second_reader_never_makes_the_report_worse(
     assert treated(score, low)[0] <= treated(score, high)[0]
 
 
-@given(shares)
-def test_beyond_dismiss_and_report_no_verdict_would_change_anything(cloud: float) -> None:
-    assert FITTED.merged(LIMITS.report, cloud, 8.0) >= LIMITS.finding - 1e-4
-    assert LIMITS.dismiss <= LIMITS.report
+@pytest.mark.parametrize(
+    "name", [name for name, one in every().items() if "thresholds" in one.settings]
+)
+def test_no_verdict_takes_away_what_the_edge_reports(name: str) -> None:
+    """With the settings of each network that ships; a score of 1 is a logit that was rounded."""
+    settings = every()[name].settings
+    limits, fitted = Thresholds.from_manifest(settings), MergeWeights.from_manifest(settings)
+    for score in (limits.report, math.nextafter(1.0, 0.0), 1.0):
+        (one,) = decide(
+            Situation((candidate(score),), limits, LinkEstimate(), 60.0, 48**3, 64)
+        ).decisions
+        if one.route is Route.REPORT:
+            assert fitted.merged(score, 0.0, 8.0) >= limits.finding
+        else:
+            assert limits.report == 1.0
 
 
 @given(shares, shares)

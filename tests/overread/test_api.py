@@ -1,5 +1,6 @@
 """The Python interface: accepted input, results and errors."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -78,6 +79,27 @@ def test_the_example_of_the_readme_runs(
     monkeypatch.chdir(ct.parent)
     exec(example[1], {})
     assert len(capsys.readouterr().out.splitlines()) >= len(phantom.nodules)
+
+
+def test_only_what_is_promised_is_shown() -> None:
+    assert dir(overread) == sorted(overread.__all__)
+    assert all(hasattr(overread, name) for name in overread.__all__)
+    found: dict[str, object] = {}
+    exec("from overread import *", found)
+    assert found.keys() - {"__builtins__"} == set(overread.__all__)
+
+
+@pytest.mark.parametrize("name", [n for n in overread.__all__ if n != "__version__"])
+def test_each_public_name_has_an_example_that_runs(
+    name: str, ct: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the folder `ct`; nothing else needs to be imported."""
+    monkeypatch.chdir(ct.parent)
+    finder, told = doctest.DocTestFinder(recurse=False), list[str]()
+    (found,) = finder.find(getattr(overread, name), name, globs={"overread": overread})
+    assert found.examples
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    assert runner.run(found, out=told.append).failed == 0, "".join(told)
 
 
 def test_the_one_screening_network_of_a_folder_reads(ct: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Findings in the voxels of the volume that the caller gave, and a report as values and rows."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import nibabel
@@ -11,10 +13,14 @@ import pytest
 import SimpleITK
 
 import overread
+from edge.report.compose import completed
 from edge.report.evidence import PlacedOutline
+from edge.report.model import NOT_A_DEVICE
+from edge.report.pictures import draw_pictures
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
-from imaging.volume import FloatArray, Geometry, Grid, Volume
+from imaging.preprocess import Preprocessed
+from imaging.volume import FloatArray, Geometry, Grid, StudyHeader, Volume
 from overread.report import in_volume
 from tests.edge.report.reports import FINDING, REPORT
 
@@ -125,6 +131,52 @@ def test_an_outline_is_placed_in_the_voxels_of_the_volume(slice_mm: float) -> No
     np.testing.assert_allclose(flipped.to_world(finding.index_zyx), centre_mm)
     with pytest.raises(ValueError, match="not one of this report"):
         report.mask_of(found)
+
+
+def page_shown(report: overread.Report) -> str:
+    """The page in the frame; what stands before it tells the result too."""
+    line, frame = report._repr_html_().split("<iframe ")
+    found = re.fullmatch(r'sandbox style="[^"]*" srcdoc="([^"]*)"></iframe>', frame)
+    assert found
+    page = unescape(found[1])
+    for text in (line, page):
+        assert NOT_A_DEVICE in text
+        assert report.result in unescape(text)
+        assert not re.search(r"<script|<iframe|<img|(src|href)=.?(http|//)", text)
+    return page
+
+
+def test_a_notebook_shows_the_page_in_a_frame_without_scripts(
+    phantom: Phantom, screener: overread.Screener, tmp_path: Path
+) -> None:
+    """With the same pictures as in a folder; what a header holds is text there."""
+    spacing_mm = phantom.volume.geometry.spacing_mm
+    report, written = (
+        screener.screen(phantom.volume.hu, spacing_mm=spacing_mm, out=out)
+        for out in (None, tmp_path / "out")
+    )
+    assert report.pictures == written.pictures
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in report.pictures} == {
+        **report.pictures
+    }
+    page = page_shown(report)
+    assert page.count("data:image/jpeg;base64,") == len(report.pictures) > len(report.findings)
+    assert all(f"{one.diameter_mm:.1f} mm" in page for one in report.findings)
+    assert len(page) < 1_000_000
+    assert len(repr(report)) < 100_000
+    hostile = "<script>a(\"1\")</script>'\"> </iframe><img src=x onerror='a()'>"
+    named = StudyHeader(patient_name=hostile, series_description=hostile)
+    page_shown(replace(report, result=hostile, header=named, series_uid=hostile))
+
+
+def test_what_a_notebook_shows_is_bounded() -> None:
+    """However much is found, and in pure noise, which JPEG cannot make small."""
+    findings = (replace(FINDING, index_zyx=(24.0, 32.0, 40.0)),) * 100
+    noise = np.random.default_rng(0).integers(0, 255, (300, 340, 340)).astype(np.uint8)
+    pictures = draw_pictures(findings, findings, Preprocessed(noise, Geometry()), None)
+    report = completed(replace(REPORT, findings=findings, possible=(), finding_numbers=()))
+    shown = replace(in_volume(report, {}, Grid((300, 340, 340), Geometry())), pictures=pictures)
+    assert len(shown._repr_html_()) < 6_000_000
 
 
 def test_a_report_is_values_and_rows(

@@ -20,7 +20,8 @@ from evaluation.errors import MissingProgram
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from tests.edge.builders import TERMS
 from tests.edge.report.reports import CHANGE, FINDING, POSSIBLE, REPORT, VERDICT, box
-from tools.pictures import README_PX, VIEWS, Browser, View, app, browser, look
+from tests.page_views import VIEWS, look
+from tools.pictures import README_PX, Browser, View, app, browser
 
 pytestmark = pytest.mark.long
 NAME = "Wolfeschlegelsteinhausenbergerdorff^Hubert Blaine"
@@ -164,7 +165,6 @@ def test_without_a_browser_the_command_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _name: None)
-    (tmp_path / "report.html").touch()
-    done = CliRunner().invoke(app, ["report", str(tmp_path / "report.html")])
+    done = CliRunner().invoke(app, ["--out", str(tmp_path)])
     assert isinstance(done.exception, MissingProgram)
     assert "apt-get install chromium" in str(done.exception)

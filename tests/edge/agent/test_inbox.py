@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge.agent.inbox import UNFINISHED_WAITS, report_names
+from edge.agent.inbox import UNFINISHED_WAITS
+from edge.report.folder import report_names
 from tests.edge.builders import QUIET_S, Box, HandClock, put
 from tests.imaging.small_ct import SmallCt
 

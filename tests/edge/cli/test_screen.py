@@ -1,7 +1,9 @@
 import json
 import os
+import re
+import shutil
 import socket
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from typer.testing import CliRunner, Result
 from edge import assemble
 from edge.cli.main import app
 from edge.cli.output import ExitStatus
+from edge.job import Job
+from edge.report.folder import folder_of_its_own
 from edge.settings.core import EdgeSettings
 from imaging import read as reading
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
 from imaging.volume import Geometry, Study, StudyHeader, Volume
+from process.text import printable
 from tests.edge.builders import FixedScreener, box
 from tests.edge.dicom_out.studies import write_study
 from tests.edge.fake_cloud import FakeCloud
@@ -71,6 +76,16 @@ def screen(out: Path, *arguments: str, status: int | None = None) -> Result:
     result = CliRunner().invoke(app, ["screen", "--out", str(out), *arguments])
     assert status in (None, result.exit_code), result.output
     return result
+
+
+def screen_by_default(path: str | Path, *arguments: str) -> str:
+    """The folder of the report, by the last line."""
+    result = CliRunner().invoke(app, ["screen", str(path), *arguments])
+    assert not result.exception or isinstance(result.exception, SystemExit), result.output
+    said = (result.stderr if "--json" in arguments else result.stdout).splitlines()[-1]
+    found = re.fullmatch("report  report/(.+)/report.html", said)
+    assert found, result.output
+    return found[1]
 
 
 def report_at(out: Path) -> dict[str, Any]:
@@ -314,6 +329,87 @@ def test_a_refused_study_replaces_no_other_report_and_still_says_why(
     result = screen(tmp_path / "out", str(tmp_path / "short"), status=ExitStatus.USAGE)
     assert "IncompleteSeries: " in result.stderr
     assert files_in(tmp_path / "out") == before
+
+
+A, B = "1.2", "1.3"  # studies; a volume file states none
+
+
+@pytest.mark.parametrize(
+    ("read", "folders"),
+    [
+        ([("a/ct", A), ("b/ct", B), ("b/ct", B), ("a/ct", A)], ["ct", "ct-2", "ct-2", "ct"]),
+        ([("ct", A), ("ct", B), ("ct", A)], ["ct", "ct-2", "ct"]),
+        ([("ct", A), ("copy", A), ("copy", A), ("ct", A)], ["ct", "copy", "copy", "ct"]),
+        ([("short", ""), ("ct", A), ("short", "")], ["short", "ct", "short"]),
+        ([("a/x.nii.gz", ""), ("b/x.nii.gz", ""), ("b/x.nii.gz", "")], ["x", "x-2", "x-2"]),
+        ([("x.nrrd", ""), ("x", A), ("x-2", B)], ["x", "x-2", "x-2-2"]),
+        ([("a.zip", ""), ("b/", A), ("./b/../b/.", A)], ["a.zip", "b", "b"]),
+        ([("mine", A), ("file", A), ("mine", A)], ["mine-2", "file-2", "mine-2"]),
+        ([("empty", A), ("a b 漢 [x] %s", A)], ["empty", "a b 漢 [x] %s"]),
+        ([("\x1b]0;x\x07", A), ("x" * 250, A)], [r"\x1b]0;x\x07", "x" * 200]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_each_study_has_a_folder_of_its_own_by_default(
+    read: list[tuple[str, str]], folders: list[str], more: tuple[str, ...], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Read again, it has the same; what is not of the program stays."""
+    monkeypatch.chdir(tmp_path)
+    for taken in ("mine/thesis.txt", "file"):
+        (tmp_path / "report" / taken).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "report" / taken).write_text("three years of work")
+    (tmp_path / "report/empty").mkdir()
+    for (path, uid), folder in zip(read, folders, strict=True):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path / "uid").write_text(uid)
+        assert screen_by_default(path, *more) == folder
+        (written,) = (one for one in Path("report").iterdir() if printable(one.name) == folder)
+        assert report_at(written)["source"] == str(Path(path).resolve())
+        assert not [*written.glob(".*")]
+    assert (tmp_path / "report/file").read_text() == "three years of work"
+    assert os.listdir("report/mine") == ["thesis.txt"]
+
+
+def test_the_folder_of_its_own_is_that_of_the_study_where_others_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --overwrite it is the one without a number, also where another study has it."""
+    monkeypatch.chdir(tmp_path)
+    for folder, uid in (("a", A), ("b", B)):
+        (tmp_path / folder / "ct").mkdir(parents=True)
+        (tmp_path / folder / "ct/uid").write_text(uid)
+        screen_by_default(f"{folder}/ct")
+    shutil.rmtree("report/ct")
+    assert screen_by_default("b/ct") == "ct-2"
+    assert screen_by_default("a/ct") == "ct"
+    (tmp_path / "b/ct/uid").write_text("1.4")
+    assert screen_by_default("b/ct", "--overwrite") == "ct"
+    assert sorted(os.listdir("report")) == ["ct", "ct-2"]
+
+
+def test_two_that_read_at_the_same_time_take_two_folders_and_a_failure_leaves_none(
+    tmp_path: Path,
+) -> None:
+    jobs = [Job(tmp_path / one / "ct", tmp_path) for one in "ab"]
+    with ExitStack() as both:
+        reading = [
+            (both.enter_context(folder_of_its_own(job.source, overwrite=False)), job)
+            for job in jobs
+        ]
+        for _ in range(2):  # a study that fails is admitted again, to be refused
+            assert [admit(job, None).out.name for admit, job in reading] == ["ct", "ct-2"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_study_that_holds_the_folder_of_reports_needs_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["screen", "."])
+    assert result.exit_code == ExitStatus.USAGE
+    assert "choose a folder outside it with --out" in result.stderr
+    assert os.listdir(tmp_path) == []
 
 
 NO_REPORT = "but no report.json of Overread"

@@ -95,9 +95,8 @@ def write(report: Report, out: Path) -> ReportPaths:
 
 def printed(report: Report, width: int = 80) -> str:
     """What a terminal of that width shows."""
-    paths = ReportPaths(Path("out/report.json"), Path("out/report.html"))
     console = Console(width=width, file=io.StringIO(), record=True)
-    console.print(render_report(completed(report), paths))
+    console.print(render_report(completed(report)))
     return console.export_text()
 
 

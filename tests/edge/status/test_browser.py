@@ -19,7 +19,8 @@ from process.http import Listener, serving
 from tests.edge.builders import put
 from tests.edge.drift.test_compare import studies
 from tests.edge.status.site import CT, OUTLINED, PASSWORD, SEEN, Site
-from tools.pictures import VIEWS, Browser, View, browser
+from tests.page_views import VIEWS, faults_of
+from tools.pictures import Browser, View, browser
 
 PATIENCE_S = 120.0
 pytestmark = pytest.mark.long
@@ -124,7 +125,7 @@ def test_nothing_overflows_and_every_contrast_is_enough(
     person.go(path)
     found = {}
     for view in VIEWS:
-        found[view.name] = shown.faults(view)
+        found[view.name] = faults_of(shown, view)
     assert found == {view.name: [] for view in VIEWS}
 
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.agent.inbox import report_names
 from edge.database import WrongStep
+from edge.report.folder import report_names
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore

@@ -119,5 +119,7 @@ def test_the_result_has_every_reader_role_and_list(read: dict[str, dict[str, Cas
     assert [one.what for one in bars(found)] == [
         "nodules of test patients missed, findings", "nodules of test patients missed, both lists"
     ]  # fmt: skip
+    assert found["reach"]["reported"] == pytest.approx(SETTINGS.limits["finding"], abs=1e-4)
+    assert found["reach"]["dismissed"] > found["limits"]["dismiss"]
     for name in ("thresholds", "false_findings", "verdicts", "reliability", "missed"):
         assert calibration.table(name).of(found).cells

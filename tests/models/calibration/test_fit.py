@@ -5,6 +5,7 @@ import pytest
 
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
+from models.calibration import fit
 from models.calibration.cases import Cases
 from models.calibration.fit import (
     FALSE_LISTED,
@@ -72,11 +73,14 @@ def test_the_edge_takes_what_the_fit_writes_and_merges_as_it_does() -> None:
     np.testing.assert_allclose(both, [weights.merged(*row) for row in rows], atol=2e-3)
 
 
-def test_no_verdict_changes_what_is_beyond_dismiss_and_report() -> None:
+def test_a_verdict_changes_nothing_from_report_on_and_could_list_what_the_bound_dismisses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fit, "REGIONS", 10.0)
     settings, _ = fit_settings(made())
     weights, limits = MergeWeights.from_manifest(settings), settings["thresholds"]
     assert weights.merged(limits["report"], 0.0, 8.0) >= limits["finding"] - 1e-4
-    assert weights.merged(limits["dismiss"] - 1e-4, 1.0, 8.0) < 1
+    assert weights.merged(limits["dismiss"] - 1e-6, 1.0, 8.0) > limits["possible"]
 
 
 def test_masses_are_left_to_the_edge() -> None:
