@@ -6,7 +6,6 @@ written. Handlers are plain functions that Starlette runs in threads.
 
 import secrets
 import sqlite3
-import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,13 +18,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import (
-    HTMLResponse,
-    JSONResponse,
-    PlainTextResponse,
-    RedirectResponse,
-    Response,
-)
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -35,7 +28,6 @@ from edge.guarantee import NOT_CALIBRATED
 from edge.link.estimate import PRIOR
 from edge.part import Agent, Panel
 from edge.queue import STATES, NoSuchStudy, requeue, room_wanted
-from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
 from edge.status import wording
 from edge.status.login import (
@@ -49,11 +41,12 @@ from edge.status.login import (
     address_of,
     person_of,
 )
-from edge.status.state import Json, SiteState
+from edge.status.slices import Slices, study_of
+from edge.status.state import SiteState
 from edge.status.views import Views
-from edge.status.volumes import Volumes, Voxels, outline_on
+from edge.status.volumes import Volumes
 from edge.store.record import Record
-from imaging.render import LUNG, MEDIASTINAL, Plane, Window
+from imaging.render import LUNG, MEDIASTINAL, Window
 
 BONE = Window(400, 1800)
 WINDOWS = {"lung": LUNG, "mediastinal": MEDIASTINAL, "bone": BONE}
@@ -66,7 +59,8 @@ def application(
     agent: Agent, volumes: Volumes, authenticator: Authenticator, *, secure: bool
 ) -> ASGIApp:
     """Return the application; ``secure`` says that the way to it is encrypted."""
-    pages = Pages(agent, volumes, authenticator)
+    state, views = SiteState(agent.site), Views(agent)
+    pages, slices = Pages(agent, state, views, authenticator), Slices(state, views, volumes)
     study = "/study/{key:str}"
     app = Starlette(
         routes=[
@@ -77,9 +71,9 @@ def application(
             Route("/requeue", pages.requeue, methods=["POST"]),
             Route(study, pages.study, methods=["GET"]),
             Route(f"{study}/view", pages.viewer, methods=["GET"]),
-            Route(f"{study}/volume", pages.volume, methods=["GET"]),
-            Route(f"{study}/volume", pages.open_volume, methods=["POST"]),
-            Route(f"{study}/slice/{{plane:str}}/{{index:int}}", pages.slice, methods=["GET"]),
+            Route(f"{study}/volume", slices.volume, methods=["GET"]),
+            Route(f"{study}/volume", slices.open_volume, methods=["POST"]),
+            Route(f"{study}/slice/{{plane:str}}/{{index:int}}", slices.slice, methods=["GET"]),
             Route(f"{study}/report/{{version:int}}", pages.report, methods=["GET"]),
             Route(f"{study}/picture/{{name:str}}", pages.picture, methods=["GET"]),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
@@ -105,9 +99,11 @@ def application(
 class Pages:
     """The handlers."""
 
-    def __init__(self, agent: Agent, volumes: Volumes, authenticator: Authenticator) -> None:
-        self._agent, self._volumes, self._authenticator = agent, volumes, authenticator
-        self._state, self._views = SiteState(agent.site), Views(agent)
+    def __init__(
+        self, agent: Agent, state: SiteState, views: Views, authenticator: Authenticator
+    ) -> None:
+        self._agent, self._authenticator = agent, authenticator
+        self._state, self._views = state, views
         self._started = datetime.now(UTC)
         self._templates = Environment(
             loader=PackageLoader("edge.status", "templates"),
@@ -266,7 +262,7 @@ class Pages:
 
     def study(self, request: Request) -> Response:
         """Show the content of a report, its versions and changes."""
-        study, state = self._study(request), self._state
+        study, state = study_of(request, self._state), self._state
         report = state.report(study)
         pictures = ("overview picture", study.id), ("pictures", study.id)
         version = report["version"] if report else 0
@@ -285,7 +281,7 @@ class Pages:
 
     def report(self, request: Request) -> Response:
         """Show the page of one version, as it was written."""
-        study, number = self._study(request), request.path_params["version"]
+        study, number = study_of(request, self._state), request.path_params["version"]
         report = self._state.report(study)
         newest = report is not None and report["version"] == number
         name = "report.html" if newest else f"report.v{number}.html"
@@ -297,7 +293,7 @@ class Pages:
 
     def picture(self, request: Request) -> Response:
         """Show a picture of a report."""
-        study, name = self._study(request), request.path_params["name"]
+        study, name = study_of(request, self._state), request.path_params["name"]
         data = self._state.file_of(study, name)
         if data is None or not name.endswith(".jpg"):
             raise HTTPException(404, "There is no such picture.")
@@ -307,64 +303,12 @@ class Pages:
 
     def viewer(self, request: Request) -> Response:
         """Show the slices of a study."""
-        study = self._study(request)
+        study = study_of(request, self._state)
         report = self._state.report(study)
         if report is None:
             raise HTTPException(404, "The report of this study is gone or damaged.")
         self._views.record(request, "images", study_key=study.id)
         return self._render(request, "viewer.html.j2", study=study, report=report, windows=WINDOWS)
-
-    def volume(self, request: Request) -> Response:
-        """Say whether the slices can be shown, and what the viewer needs to know."""
-        study = self._study(request)
-        opening = self._volumes.opening(study)
-        voxels = self._volumes.voxels(study) if opening.state == "ready" else None
-        if voxels is None:
-            return JSONResponse({"state": opening.state, "reason": opening.reason})
-        self._views.record(request, "images", study_key=study.id)
-        report, outlines = self._state.report(study), self._state.outlines(study)
-        if self._state.report(study) is not report:  # a new version, between the two
-            outlines = {}
-        return JSONResponse(
-            {
-                "state": "ready",
-                "shape": voxels.hu.shape,
-                "spacing_mm": voxels.geometry.spacing_mm,
-                "images": voxels.images,
-                "marks": _marks(report, outlines, voxels),
-            }
-        )
-
-    def open_volume(self, request: Request) -> Response:
-        """Begin to read the images of a study."""
-        study = self._study(request)
-        report = self._state.report(study)
-        opening = self._volumes.open(study, str(report["series_uid"]) if report else "")
-        return JSONResponse({"state": opening.state, "reason": opening.reason})
-
-    def slice(self, request: Request) -> Response:
-        """Send one slice: HU as int16, little-endian, row by row."""
-        study = self._study(request)
-        voxels = self._volumes.voxels(study)
-        planes = {plane.title.lower(): plane for plane in Plane}
-        plane = planes.get(request.path_params["plane"])
-        if voxels is None or plane is None or self._state.source(study) is None:
-            raise HTTPException(404, "There is no such slice.")
-        try:
-            hu = voxels.slice(plane, request.path_params["index"])
-        except IndexError as error:
-            raise HTTPException(404, f"There is no such slice: {error}.") from error
-        self._views.record(request, "images", study_key=study.id)
-        rows, columns = hu.shape
-        packed = zlib.compress(hu.astype("<i2").tobytes(), 1)
-        headers = {"content-encoding": "deflate", "x-rows": str(rows), "x-columns": str(columns)}
-        return Response(packed, media_type="application/octet-stream", headers=headers)
-
-    def _study(self, request: Request) -> Record:
-        study = self._state.study(request.path_params["key"])
-        if study is None:
-            raise HTTPException(404, "There is no such study.")
-        return study
 
     # --- all pages
 
@@ -401,29 +345,3 @@ class Pages:
 def _query(request: Request) -> dict[str, str]:
     """Return which pages of its lists are shown."""
     return {name: text for name, text in request.query_params.items() if name != "note"}
-
-
-def _marks(
-    report: Json | None, outlines: Mapping[int, PlacedOutline], voxels: Voxels
-) -> list[dict[str, Any]]:
-    """Return findings and possible findings with their place in the voxels, ``(z, y, x)``.
-
-    ``outline`` is there for those that have one.
-    """
-    geometry, shape = voxels.geometry, voxels.hu.shape
-    listed = [] if report is None else [*report["findings"], *report["possible_findings"]]
-    certain = len(report["findings"]) if report else 0
-    return [
-        {
-            "number": one["number"],
-            "possible": at >= certain,
-            "index": [round(float(value), 2) for value in geometry.to_index(one["centre_mm"])],
-            "diameter_mm": one["diameter_mm"],
-            "probability": one["probability"],
-            "outline": outline_on(outlines[number], geometry, shape)
-            if (number := one["number"]) in outlines
-            else None,
-        }
-        for at, one in enumerate(listed)
-        if None not in one["centre_mm"]
-    ]
