@@ -1,16 +1,18 @@
 """The status page: what a person who cares for the agent, or reads its reports, looks at.
 
 Jinja escapes every value: names and descriptions come from DICOM headers, which anyone may have
-written. Handlers are plain functions that Starlette runs in threads.
+written. Handlers are plain functions that Starlette runs in threads, except for the login.
 """
 
+import re
 import secrets
 import sqlite3
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,10 +20,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge.errors import EdgeError
 from edge.guarantee import NOT_CALIBRATED
@@ -34,15 +36,18 @@ from edge.status.login import (
     LOGIN,
     REPORT_POLICY,
     SESSION_S,
+    Attempts,
     Authenticator,
     Guard,
     LoginRefused,
     User,
     address_of,
+    path_of,
     person_of,
+    to,
 )
 from edge.status.slices import Slices, study_of
-from edge.status.state import SiteState
+from edge.status.state import KEY, UID, SiteState
 from edge.status.views import Views
 from edge.status.volumes import Volumes
 from edge.store.record import Record
@@ -51,6 +56,9 @@ from imaging.render import LUNG, MEDIASTINAL, Window
 BONE = Window(400, 1800)
 WINDOWS = {"lung": LUNG, "mediastinal": MEDIASTINAL, "bone": BONE}
 PER_PAGE = 20
+OF_STUDY = re.compile(rf"/studies/by-uid/{UID.pattern}|/study/{KEY.pattern}(/view)?")
+"""Paths that a login leads to."""
+STRICT: Literal["strict"] = "strict"
 
 log = structlog.get_logger()
 
@@ -58,7 +66,7 @@ log = structlog.get_logger()
 def application(
     agent: Agent, volumes: Volumes, authenticator: Authenticator, *, secure: bool
 ) -> ASGIApp:
-    """Return the application; ``secure`` says that the way to it is encrypted."""
+    """Return the application; ``secure`` says that this server has TLS."""
     state, views = SiteState(agent.site), Views(agent)
     pages, slices = Pages(agent, state, views, authenticator), Slices(state, views, volumes)
     study = "/study/{key:str}"
@@ -69,6 +77,7 @@ def application(
             Route("/login", pages.log_in, methods=["POST"]),
             Route("/logout", pages.log_out, methods=["POST"]),
             Route("/requeue", pages.requeue, methods=["POST"]),
+            Route("/studies/by-uid/{uid:str}", pages.by_uid, methods=["GET"]),
             Route(study, pages.study, methods=["GET"]),
             Route(f"{study}/view", pages.viewer, methods=["GET"]),
             Route(f"{study}/volume", slices.volume, methods=["GET"]),
@@ -86,14 +95,16 @@ def application(
             Exception: pages.failed,
         },
     )
-    return SessionMiddleware(
-        Guard(app, authenticator, secure=secure),
-        secrets.token_hex(32),
-        "__Host-overread" if secure else "overread",
-        max_age=round(SESSION_S),
-        same_site="strict",
-        https_only=secure,
-    )
+    guarded, key = Guard(app, authenticator, secure=secure), secrets.token_hex(32)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        authenticator.follow(scope)
+        base, is_secure = scope["root_path"], scope["scheme"] == "https"
+        cookie = f"{'__Secure-' if base else '__Host-'}overread" if is_secure else "overread"
+        given = cookie, round(SESSION_S), base or "/", STRICT, is_secure
+        await SessionMiddleware(guarded, key, *given)(scope, receive, send)
+
+    return answer
 
 
 class Pages:
@@ -102,7 +113,7 @@ class Pages:
     def __init__(
         self, agent: Agent, state: SiteState, views: Views, authenticator: Authenticator
     ) -> None:
-        self._agent, self._authenticator = agent, authenticator
+        self._agent, self._authenticator, self._attempts = agent, authenticator, Attempts()
         self._state, self._views = state, views
         self._started = datetime.now(UTC)
         self._templates = Environment(
@@ -126,28 +137,35 @@ class Pages:
 
     def login(self, request: Request) -> Response:
         """Show the form for the password."""
+        wanted = request.query_params.get("next", "/")
         if request.user is not None:
-            return RedirectResponse("/", 303)
-        return self._login_page(request.query_params.get("next", "/"))
+            return self._on(request, wanted)
+        return self._login_page(request, wanted)
 
-    def log_in(self, request: Request) -> Response:
+    async def log_in(self, request: Request) -> Response:
         """Take the password, and go where the user wanted to go."""
         form = request.state.form
-        wanted = form.get("next", "/")
+        wanted, name = form.get("next", "/"), form.get("name", "")
+        given = request.session, name, form.get("password", ""), address_of(request)
         try:
-            given = form.get("name", ""), form.get("password", "")
-            self._authenticator.log_in(request.session, *given, address_of(request))
+            await self._attempts.take(request, name, partial(self._authenticator.log_in, *given))
         except LoginRefused as error:
-            return self._login_page(wanted, str(error), error.status)
-        return RedirectResponse(wanted if self._is_own_page(wanted) else "/", 303)
+            return self._login_page(request, wanted, str(error), error.status)
+        return self._on(request, wanted)
 
     def log_out(self, request: Request) -> Response:
         """End the session."""
         self._authenticator.log_out(request.session)
-        return RedirectResponse("/login", 303)
+        return to(request, "/login")
 
-    def _login_page(self, wanted: str, problem: str = "", status: int = 200) -> Response:
+    def _on(self, request: Request, wanted: str) -> Response:
+        return to(request, wanted if self._is_own_page(wanted) else "/")
+
+    def _login_page(
+        self, request: Request, wanted: str, problem: str = "", status: int = 200
+    ) -> Response:
         values = {"next": wanted, "problem": problem, "token": self._authenticator.token(LOGIN),
+                  "base": request.scope["root_path"],
                   "asks_name": self._authenticator.asks_name}  # fmt: skip
         return HTMLResponse(self._templates.get_template("login.html.j2").render(values), status)
 
@@ -162,12 +180,20 @@ class Pages:
         due = wording.cut(pending, "pending", query)
         studies = wording.cut(range(state.count()), "studies", query, PER_PAGE)
         rows = state.latest(PER_PAGE, skip=studies.start)
-        shown = {one.id for one in (*rows, *refused.rows)} | {one.key for one in due.rows}
         claimed = [one for one in queue.rows if isinstance(one, Record)]
-        shown |= {one.id for one in claimed}
+        shown = {one.id for one in (*rows, *refused.rows, *claimed)}
+
+        def patient_of(key: str, name: str) -> str:
+            shown.add(key)
+            study = state.study(key)
+            return wording.patient(state.report(study) if study else None, name)
+
+        names = {one.key: patient_of(one.key, one.name) for one in due.rows}
+        panels = [(one, {**one.values(), "patient_of": patient_of}) for one in self._panels()
+                  if not one.is_page]  # fmt: skip
+        sections = [self._section(request, one, values) for one, values in panels]
         pictured = (("overview picture", row.id) for row in rows)
         self._views.record(request, "list", *pictured, studies=sorted(shown))
-        panels = [(one, one.values()) for one in self._panels() if not one.is_page]
         return self._render(
             request,
             "overview.html.j2",
@@ -187,7 +213,8 @@ class Pages:
             links=self._agent.links(),
             prior=PRIOR,
             cards=[(one, one.card()) for one in self._panels() if one.card is not None],
-            sections=[self._section(request, one, values) for one, values in panels],
+            sections=sections,
+            names=names,
             disks=state.disks(),
             database_bytes=state.database_bytes(),
             note=self._note(request.query_params.get("note", "")),
@@ -208,7 +235,7 @@ class Pages:
             reason = f"Its files cannot be moved: {error.strerror}."
             raise HTTPException(503, reason) from error
         log.info("study put back into the inbox", study_key=study.id, by=request.user.name)
-        return RedirectResponse("/?note=requeued", 303)
+        return to(request, "/?note=requeued")
 
     # --- what the parts of the agent show
 
@@ -230,7 +257,7 @@ class Pages:
         except EdgeError as error:
             raise HTTPException(409, f"{action.refused}: {error}.") from error
         log.info("action on the status page", panel=panel.name, action=name, by=request.user.name)
-        return RedirectResponse(f"/?note={panel.name}.{name}", 303)
+        return to(request, f"/?note={panel.name}.{name}")
 
     def _panels(self) -> list[Panel]:
         return [panel for part in self._agent.parts for panel in part.panels()]
@@ -253,12 +280,17 @@ class Pages:
 
     def _is_own_page(self, path: str) -> bool:
         """Tell whether a path may follow the login: a page of this server and nothing else."""
-        parts = path.split("/")
-        is_study = len(parts) in (3, 4) and parts[:2] == ["", "study"] and parts[2].isalnum()
         pages = ("/", *(f"/{one.name}" for one in self._panels() if one.is_page))
-        return path in pages or (is_study and parts[3:] in ([], ["view"]))
+        return path in pages or OF_STUDY.fullmatch(path) is not None
 
     # --- one study
+
+    def by_uid(self, request: Request) -> Response:
+        """Lead to the study with a StudyInstanceUID: a link for other systems."""
+        study = self._state.by_uid(request.path_params["uid"])
+        if study is None:
+            raise HTTPException(404, "There is no study with this StudyInstanceUID.")
+        return to(request, f"/study/{study.id}")
 
     def study(self, request: Request) -> Response:
         """Show the content of a report, its versions and changes."""
@@ -273,6 +305,7 @@ class Pages:
             study=study,
             report=report,
             versions=state.versions(study),
+            results=state.results(study.id),
             pictures=state.pictures(study),
             has_images=state.source(study) is not None,
             can_requeue=STATES[study.step] in ("done", "refused")
@@ -338,8 +371,8 @@ class Pages:
         user: User | None = request.user
         # without it no button is shown that changes something
         token = user.form_token if user and user.is_operator else ""
-        path, query = request.url.path, _query(request)
-        return {"user": user, "token": token, "path": path, "query": query}
+        base, path, query = request.scope["root_path"], path_of(request), _query(request)
+        return {"user": user, "token": token, "base": base, "path": path, "query": query}
 
 
 def _query(request: Request) -> dict[str, str]:
