@@ -13,7 +13,7 @@ again: its report or its refusal stands.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,12 +25,13 @@ from edge.agent.claim import received, sampled
 from edge.atomic_files import move, remove, sync_folder
 from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
-from edge.report.model import Rejection
+from edge.report.model import ChangeKind, Rejection
 from edge.report.write import refer_to, version_in
+from edge.store.later_parts import uid_line
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from imaging.dicom.arrival import arrived, files_of, is_same_image, look
+from imaging.dicom.arrival import Arrived, arrived, files_of, is_same_image, look
 
 RESENT_S = 600.0
 """So long after its report a whole study that is received again unchanged is not read again.
@@ -93,8 +94,28 @@ def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> E
                 _note_changed(record, study, changed, joins, folders, store)
             if joins:
                 return Earlier(study, len(new))
-    store.parts.add_series(record.id, series)
+    _note_other_patients(record, images, folders, store)
+    lines = {uid_line(image.study_uid, image.patient_id, record.id) for image in images}
+    store.parts.add_series(record.id, series | lines)
     return None
+
+
+def _note_other_patients(
+    record: Record, images: Iterable[Arrived], folders: AgentFolders, store: StudyStore
+) -> None:
+    """Let the reports of one study with two identifiers of a patient name each other.
+
+    A sender has corrected one of them: each study is read by itself.
+    """
+    for uid, patient in {(image.study_uid, image.patient_id) for image in images}:
+        for key, other in store.parts.of_study(uid).items() if uid else ():
+            if key != record.id and other != patient:
+                study, said = store.get(key), "same study UID, other patient ID: report"
+                note = f"{said} {record.report_name} (study {record.id})"
+                store.parts.add_note(key, note)
+                store.parts.add_note(record.id, f"{said} {study.report_name} (study {key})")
+                refer_to(folders.outbox / study.report_name, key, note, ChangeKind.OTHER_PATIENT)
+                log.warning("study of another patient ID", study_key=record.id, other=key)
 
 
 def _note_changed(
@@ -115,7 +136,8 @@ def _note_changed(
     if not joins:
         first = f"report {study.report_name} (study {study.id})"
         notes[record.id] = f"changed images: {first} has {images} of these with other content"
-        refer_to(folders.outbox / study.report_name, study.id, notes[study.id])
+        kind = ChangeKind.CHANGED_IMAGES
+        refer_to(folders.outbox / study.report_name, study.id, notes[study.id], kind)
     store.add_changed(record.id, study.id, images, notes)
     log.warning("changed images received", study_key=study.id, part=record.id, images=images)
 

@@ -30,7 +30,7 @@ from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
 from edge.report.serialize import report_facts
-from edge.report.write import version_in, write_version
+from edge.report.write import is_reference, version_in, write_version
 from edge.settings.core import EdgeSettings
 from edge.store.amendment import amend_report
 from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
@@ -311,8 +311,12 @@ class Amender:
             open_rois=pending.open_rois(read),
             gives_up=read.gives_up,
         )
-        # A database that is older than the reports, such as an old backup, overwrites no version.
-        if (newest := version_in(out, key)) > report.version:
+        notes = dict.fromkeys((*report.other_series, *self._store.parts.notes(key)))
+        report = replace(report, other_series=tuple(notes))
+        # A database that is older than the reports, such as an old backup, overwrites no version,
+        # and neither does one that does not know a version that refers to another report.
+        newest = version_in(out, key)
+        if newest > report.version or (newest == report.version and is_reference(out, key)):
             report = replace(report, version=newest + 1)
         # After a crash the version may be complete in the outbox; then only the step is missing.
         if version_in(out, key) != report.version:

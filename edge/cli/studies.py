@@ -112,19 +112,17 @@ def target_tables(
     states: Sequence[TargetState], unmade: Sequence[DeadLetter]
 ) -> list[RenderableType]:
     """Return the targets, their dead letters and the reports without objects for people."""
-    table = Table(title="Targets")
-    names = "target", "address", "encryption", "answers", "waiting", "oldest", "dead", "not taken"
-    for name in names:
-        table.add_column(name, overflow="fold")
+    table = _table("Targets", "target", "state")
     for one in states:
-        answer = one.problem or "yes"
-        if one.last_reason and not one.problem:
-            answer = f"yes; last failure: {one.last_reason}"
-        words = (one.name, one.address, one.encryption, answer, str(one.waiting))
-        oldest = age(one.oldest_s) if one.waiting else ""
-        refused = ", ".join(found.name for found in one.not_taken)
-        cells = (*words, oldest, str(len(one.dead)), refused)
-        table.add_row(*(escape(printable_line(cell)) for cell in cells))
+        lines = (
+            one.problem or "answers",
+            f"{one.waiting} waiting, the oldest {age(one.oldest_s)}" if one.waiting else "",
+            f"last failure: {one.last_reason}" if one.last_reason else "",
+            f"dead letters: {len(one.dead)}" if one.dead else "",
+            *(f"does not take {found.name}" for found in one.not_taken),
+        )
+        way = one.encryption and f"encryption: {one.encryption}"
+        _add(table, (one.name, one.address, way), lines)
     tables: list[RenderableType] = [table]
     dead = [letter for one in states for letter in one.dead]
     for title, letters in (("Dead letters", dead), ("Reports without objects", unmade)):
@@ -134,11 +132,21 @@ def target_tables(
 
 
 def _letters(title: str, letters: Iterable[DeadLetter]) -> Table:
-    table = Table(title=title)
-    for name in ("report, key", "version", "target", "attempts", "reason"):
-        table.add_column(name, overflow="fold")
+    table = _table(title, "report, key", "reason")
     for one in letters:
-        report = f"{printable_line(one.report)}\n{one.study_key}"
-        words = (report, str(one.version), one.target, str(one.attempts))
-        table.add_row(*map(escape, words), escape(printable_line(one.reason)))
+        to = f"version {one.version}" + (f" to {one.target}" if one.target else "")
+        attempts = f"after {one.attempts} attempts" if one.attempts > 1 else ""
+        _add(table, (one.report, one.study_key, to), (one.reason, attempts))
     return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return a table that keeps all of its text in 80 columns; a key fits on its line."""
+    table = Table(title=title, show_lines=True)
+    for name in columns:
+        table.add_column(name, overflow="fold", min_width=KEY_CHARACTERS)
+    return table
+
+
+def _add(table: Table, *cells: Iterable[str]) -> None:
+    table.add_row(*("\n".join(escape(printable_line(x)) for x in cell if x) for cell in cells))

@@ -99,7 +99,7 @@ def give_up_report(out: Path, study_key: str) -> bool:
     return True
 
 
-def refer_to(out: Path, study_key: str, text: str) -> None:
+def refer_to(out: Path, study_key: str, text: str, kind: ChangeKind) -> None:
     """Make a next version of a report, from its files alone, that refers to another report.
 
     It may be repeated after a crash at any point. Nothing is done without a report of this study.
@@ -109,8 +109,16 @@ def refer_to(out: Path, study_key: str, text: str) -> None:
     """
     report = _values_in(out / "report.json", study_key)
     if report and text not in report["other_series"]:
-        change = Change(int(report["version"]) + 1, ChangeKind.CHANGED_IMAGES, text)
+        change = Change(int(report["version"]) + 1, kind, text)
         _change_files(out, report | {"other_series": [*report["other_series"], text]}, change)
+
+
+def is_reference(out: Path, study_key: str) -> bool:
+    """Return whether `refer_to` has made the newest version of a report."""
+    values = _values_in(out / "report.json", study_key)
+    kinds = ChangeKind.CHANGED_IMAGES.value, ChangeKind.OTHER_PATIENT.value
+    last = values.get("changes", [])[-1:]
+    return any(one["version"] == values["version"] and one["kind"] in kinds for one in last)
 
 
 def _change_files(out: Path, values: dict[str, Any], change: Change) -> None:

@@ -3,7 +3,7 @@
 A user comes by password, by client certificate, through a proxy that names him, or as everyone on
 this machine. A login is kept in Starlette's session, a signed cookie; its key changes at every
 start. A login that cannot be audited is refused. What a user of a password may, and whether he is
-one still, the file of users says at each request.
+one still, the file of users says at each request. Failed logins refuse nobody: they take time.
 
 The guard is before all pages: who calls, from which page, with which form; and safe headers. GET
 and HEAD change nothing but the audit trail. A POST needs a user, an ``Origin`` that is this server,
@@ -11,28 +11,31 @@ and the user's form token; all but `READERS_POST` are for operators. A form is r
 else, up to `MOST_BODY`.
 """
 
+import asyncio
 import hashlib
 import hmac
 import re
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import parse_qsl, quote
+from weakref import WeakValueDictionary
 
 import structlog
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.audit import Event, Person
 from edge.errors import BadSettings, EdgeError
+from edge.settings.receive import plain_address
 from edge.site import Site
 from edge.status.users import (
     MOST_NAME,
@@ -44,17 +47,13 @@ from edge.status.users import (
     is_password,
     load_users,
 )
-from edge.status.wording import age
 from process.http import SlowBody, body_parts, certificate_names
 from process.tls import is_loopback
 
 SESSION_S = 8 * 3600.0
 """A session ends this long after its login."""
-ATTEMPTS, ATTEMPTS_OF_ADDRESS, ATTEMPTS_IN_ALL, WITHIN_S = 5, 50, 100, 300.0
-"""Failed logins as one user from one address, from one address, and of all, within this time.
-
-Behind one address there may be a proxy, and behind it a ward.
-"""
+FAILED_S = 0.5
+"""A failed login takes so much longer; no other is checked meanwhile."""
 
 MOST_BODY, BODY_S = 8192, 10.0
 """Bytes of a form, and the time in which it must arrive."""
@@ -63,6 +62,9 @@ MOST_PATH = 200
 TOKEN = "token"
 """Name of the form token in a form; as a header it is `TOKEN_HEADER`."""
 TOKEN_HEADER = "x-form-token"
+FORWARDED = "proto", "prefix", "for"
+PREFIX = re.compile(r"(/[\w.~-]+)+", re.ASCII)
+"""A base path that leads to no other server."""
 READERS_POST = re.compile(r"/login|/logout|/study/[^/]+/volume")
 """Where a form changes nothing that another user sees."""
 LOGIN = "login"
@@ -138,8 +140,6 @@ class Authenticator:
         self.has_login = self._file is not None
         self._by_certificate = self._page.tls.ca is not None
         self._secret, self._ended = secrets.token_bytes(32), set[str]()
-        self._failed: list[tuple[float, str, str]] = []
-        self._hashing = threading.Lock()  # one hash at a time: a flood shall not stop the agent
 
     @property
     def is_open(self) -> bool:
@@ -169,7 +169,7 @@ class Authenticator:
         """
         if self.is_open:
             return User("open to every user of this machine", self.token("everyone"))
-        is_proxy = bool({address, certificate} & set(self._page.proxies))
+        is_proxy = self._is_proxy(address, certificate)
         name = _single(named) if is_proxy else certificate if self._by_certificate else ""
         if name:
             if not self._is_valid(session, name):
@@ -181,30 +181,45 @@ class Authenticator:
         is_operator = account.role is Role.OPERATOR
         return User(session["name"], self.token(session["id"]), is_operator, by_password=True)
 
+    def follow(self, scope: Scope) -> None:
+        """Take from a proxy how the caller reaches it: by TLS, under which path, and from where.
+
+        ``X-Forwarded-Proto``, ``-Prefix`` and ``-For`` count from this machine and from
+        `page.proxies`. The prefix is what the proxy has taken from the path.
+        """
+        request, headers = Request(scope), Headers(scope=scope)
+        scope["caller"] = address = address_of(request)
+        if not (is_loopback(f"{address}:0") or self._is_proxy(address, _certificate(request))):
+            return
+        proto, prefix, callers = (headers.get(f"x-forwarded-{name}", "") for name in FORWARDED)
+        scope["caller"] = callers.rpartition(",")[2].strip() or address
+        if proto == "https":
+            scope["scheme"] = proto
+        if PREFIX.fullmatch(prefix := prefix.rstrip("/")):
+            scope.update(root_path=prefix, path=f"{prefix}{scope['path']}")
+
+    def _is_proxy(self, address: str, certificate: str) -> bool:
+        return bool({address, certificate} & set(self._page.proxies))
+
     def log_in(self, session: Session, name: str, text: str, address: str) -> None:
         """Begin a session by name and password; the name does not count where users have none.
 
         Raises:
-            LoginRefused: name or password are wrong, this address has to wait, the login cannot be
-                audited, or the file of users cannot be read.
+            LoginRefused: name or password are wrong, the login cannot be audited, or the file of
+                users cannot be read.
         """
         users = self._users()
         name = name[:MOST_NAME] if self.asks_name else NAMELESS_USER
-        with self._hashing:
-            self._require_few_failures(address, name)
-            account = users.get(name)
-            # an unknown name takes as long as a wrong password
-            is_right = is_password(text, account.hash if account else NOBODY)
-            if account is None or not is_right:
-                self._failed.append((self._clock(), address, name))
-                # a name that nobody has may be a password in the wrong field
-                who, why = (name, "wrong password") if account else ("unknown", "unknown user")
-                person = Person(who, address)
-                audited(self._site, Event.LOGIN, person, outcome="failure", reason=why)
-                log.warning("login to the status page failed", address=address)
-                self._require_few_failures(address, name)
-                raise LoginRefused(403, "The user name or the password is wrong.")
-            self._failed = [one for one in self._failed if one[1:] != (address, name)]
+        account = users.get(name)
+        # an unknown name takes as long as a wrong password
+        is_right = is_password(text, account.hash if account else NOBODY)
+        if account is None or not is_right:
+            # a name that nobody has may be a password in the wrong field
+            who, why = (name, "wrong password") if account else ("unknown", "unknown user")
+            person = Person(who, address)
+            audited(self._site, Event.LOGIN, person, outcome="failure", reason=why)
+            log.warning("login to the status page failed", address=address)
+            raise LoginRefused(403, "The user name or the password is wrong.")
         self._begin(session, name, address, password=self.token(account.hash))
 
     def log_out(self, session: Session) -> None:
@@ -237,18 +252,45 @@ class Authenticator:
         new = {"id": secrets.token_urlsafe(16), "name": name, "until_s": until_s}
         session.update(new, **proof)
 
-    def _require_few_failures(self, address: str, name: str) -> None:
-        """Refuse a login after too many that failed, of this user, this address or all together."""
-        now_s = self._clock()
-        self._failed = [one for one in self._failed if one[0] > now_s - WITHIN_S]
-        near = [one for one in self._failed if one[1] == address]
-        own = [one for one in near if one[2] == name]
-        limits = ((own, ATTEMPTS), (near, ATTEMPTS_OF_ADDRESS), (self._failed, ATTEMPTS_IN_ALL))
-        for failed, most in limits:
-            if len(failed) >= most:
-                wait_s = failed[-most][0] + WITHIN_S - now_s
-                text = f"Too many failed attempts. Try again in {age(wait_s)}."
-                raise LoginRefused(429, text)
+
+class Attempts:
+    """The order of logins: one is checked at a time, and none is refused for others.
+
+    Networks take turns, and so do the names that come from one. So a flood delays little but those
+    who share its network, and most of all its name.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._lanes = WeakValueDictionary[object, asyncio.Lock]()
+
+    async def take(self, request: Request, name: str, check: Callable[[], None]) -> None:
+        """Call ``check`` in a thread once it is its turn, and pass on what it raises.
+
+        Raises:
+            ClientDisconnect: the caller has left before; nothing was checked.
+        """
+        network = network_of(request.scope["caller"])
+        lanes = [self._lanes.setdefault(k, asyncio.Lock()) for k in ((network, name), network)]
+        async with AsyncExitStack() as held:
+            for lane in (*lanes, self._turn):
+                await held.enter_async_context(lane)
+                if await request.is_disconnected():  # it would make others wait
+                    raise ClientDisconnect
+            try:
+                await run_in_threadpool(check)
+            except LoginRefused:
+                await asyncio.sleep(FAILED_S)
+                raise
+
+
+def network_of(address: str) -> str:
+    """Return from which network somebody comes: of IPv6 the first half of the address."""
+    try:
+        at = plain_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((at, 64 if at.version == 6 else 32), strict=False))
 
 
 def _single(named: Sequence[str]) -> str:
@@ -263,7 +305,7 @@ def _single(named: Sequence[str]) -> str:
 class Guard:
     """The pages of ``app`` for whom ``authenticator`` admits; needs Starlette's sessions.
 
-    ``secure`` says that the way to them is encrypted.
+    ``secure`` says that this server has TLS; else HSTS is up to the proxy, for all that it serves.
     """
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator, *, secure: bool) -> None:
@@ -293,7 +335,7 @@ class Guard:
 
     async def _refusal(self, request: Request) -> Response | None:
         """Return the answer to a request that may not go on; else note its user and its form."""
-        path, method = request.url.path, request.method
+        path, method = path_of(request), request.method
         host = request.headers.get("host", "")
         is_bare = ":" not in host or (host[0], host[-1]) == ("[", "]")  # without a port
         if self._authenticator.is_open and not is_loopback(f"{host}:0" if is_bare else host):
@@ -307,8 +349,7 @@ class Guard:
             return _refused(403, "The request comes from another page than this one.")
         if path.startswith("/static/"):
             return None
-        names, address = certificate_names(request), address_of(request)
-        certificate = "" if names is None else next(iter(names), NAMELESS)
+        certificate, address = _certificate(request), address_of(request)
         try:
             find = self._authenticator.user
             named = request.headers.getlist(self._authenticator.header)
@@ -322,11 +363,30 @@ class Guard:
             is_page = request.headers.get("sec-fetch-dest", "document") == "document"
             if method == "POST" or not is_page:
                 return _refused(401, "Log in first.")
-            return RedirectResponse(f"/login?next={quote(path, safe='')}", 303)
+            login = f"{request.scope['root_path']}/login?next={quote(path, safe='')}"
+            if request.headers.get("sec-fetch-site") != "cross-site":
+                return RedirectResponse(login, 303)
+            # a link of another system: the browser sends its cookie only where a page of ours leads
+            return HTMLResponse(f'<meta http-equiv="refresh" content="0; url={login}">')
         if method == "POST" and user and not (user.is_operator or READERS_POST.fullmatch(path)):
             return _refused(403, f"Only an operator may do this. {user.name} is a reader.")
         token = user.form_token if user else self._authenticator.token(LOGIN)
         return await _read_form(request, token) if method == "POST" else None
+
+
+def path_of(request: Request) -> str:
+    """Return the path of a page, without the base path of a proxy."""
+    return str(request.scope["path"]).removeprefix(request.scope["root_path"])
+
+
+def to(request: Request, path: str) -> RedirectResponse:
+    """Lead on to a page of this server."""
+    return RedirectResponse(f"{request.scope['root_path']}{path}", 303)
+
+
+def _certificate(request: Request) -> str:
+    names = certificate_names(request)
+    return "" if names is None else next(iter(names), NAMELESS)
 
 
 def address_of(request: Request) -> str:

@@ -1,17 +1,18 @@
 """The status page: what a person who cares for the agent, or reads its reports, looks at.
 
 Jinja escapes every value: names and descriptions come from DICOM headers, which anyone may have
-written. Handlers are plain functions that Starlette runs in threads.
+written. Handlers are plain functions that Starlette runs in threads, except for the login.
 """
 
+import re
 import secrets
 import sqlite3
-import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,45 +20,45 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import (
-    HTMLResponse,
-    JSONResponse,
-    PlainTextResponse,
-    RedirectResponse,
-    Response,
-)
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge.errors import EdgeError
 from edge.guarantee import NOT_CALIBRATED
 from edge.link.estimate import PRIOR
 from edge.part import Agent, Panel
 from edge.queue import STATES, NoSuchStudy, requeue, room_wanted
-from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
 from edge.status import wording
 from edge.status.login import (
     LOGIN,
     REPORT_POLICY,
     SESSION_S,
+    Attempts,
     Authenticator,
     Guard,
     LoginRefused,
     User,
     address_of,
+    path_of,
     person_of,
+    to,
 )
-from edge.status.state import Json, SiteState
+from edge.status.slices import Slices, study_of
+from edge.status.state import KEY, UID, SiteState
 from edge.status.views import Views
-from edge.status.volumes import Volumes, Voxels, outline_on
+from edge.status.volumes import Volumes
 from edge.store.record import Record
-from imaging.render import LUNG, MEDIASTINAL, Plane, Window
+from imaging.render import LUNG, MEDIASTINAL, Window
 
 BONE = Window(400, 1800)
 WINDOWS = {"lung": LUNG, "mediastinal": MEDIASTINAL, "bone": BONE}
 PER_PAGE = 20
+OF_STUDY = re.compile(rf"/studies/by-uid/{UID.pattern}|/study/{KEY.pattern}(/view)?")
+"""Paths that a login leads to."""
+STRICT: Literal["strict"] = "strict"
 
 log = structlog.get_logger()
 
@@ -65,8 +66,9 @@ log = structlog.get_logger()
 def application(
     agent: Agent, volumes: Volumes, authenticator: Authenticator, *, secure: bool
 ) -> ASGIApp:
-    """Return the application; ``secure`` says that the way to it is encrypted."""
-    pages = Pages(agent, volumes, authenticator)
+    """Return the application; ``secure`` says that this server has TLS."""
+    state, views = SiteState(agent.site), Views(agent)
+    pages, slices = Pages(agent, state, views, authenticator), Slices(state, views, volumes)
     study = "/study/{key:str}"
     app = Starlette(
         routes=[
@@ -75,11 +77,12 @@ def application(
             Route("/login", pages.log_in, methods=["POST"]),
             Route("/logout", pages.log_out, methods=["POST"]),
             Route("/requeue", pages.requeue, methods=["POST"]),
+            Route("/studies/by-uid/{uid:str}", pages.by_uid, methods=["GET"]),
             Route(study, pages.study, methods=["GET"]),
             Route(f"{study}/view", pages.viewer, methods=["GET"]),
-            Route(f"{study}/volume", pages.volume, methods=["GET"]),
-            Route(f"{study}/volume", pages.open_volume, methods=["POST"]),
-            Route(f"{study}/slice/{{plane:str}}/{{index:int}}", pages.slice, methods=["GET"]),
+            Route(f"{study}/volume", slices.volume, methods=["GET"]),
+            Route(f"{study}/volume", slices.open_volume, methods=["POST"]),
+            Route(f"{study}/slice/{{plane:str}}/{{index:int}}", slices.slice, methods=["GET"]),
             Route(f"{study}/report/{{version:int}}", pages.report, methods=["GET"]),
             Route(f"{study}/picture/{{name:str}}", pages.picture, methods=["GET"]),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
@@ -92,22 +95,26 @@ def application(
             Exception: pages.failed,
         },
     )
-    return SessionMiddleware(
-        Guard(app, authenticator, secure=secure),
-        secrets.token_hex(32),
-        "__Host-overread" if secure else "overread",
-        max_age=round(SESSION_S),
-        same_site="strict",
-        https_only=secure,
-    )
+    guarded, key = Guard(app, authenticator, secure=secure), secrets.token_hex(32)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        authenticator.follow(scope)
+        base, is_secure = scope["root_path"], scope["scheme"] == "https"
+        cookie = f"{'__Secure-' if base else '__Host-'}overread" if is_secure else "overread"
+        given = cookie, round(SESSION_S), base or "/", STRICT, is_secure
+        await SessionMiddleware(guarded, key, *given)(scope, receive, send)
+
+    return answer
 
 
 class Pages:
     """The handlers."""
 
-    def __init__(self, agent: Agent, volumes: Volumes, authenticator: Authenticator) -> None:
-        self._agent, self._volumes, self._authenticator = agent, volumes, authenticator
-        self._state, self._views = SiteState(agent.site), Views(agent)
+    def __init__(
+        self, agent: Agent, state: SiteState, views: Views, authenticator: Authenticator
+    ) -> None:
+        self._agent, self._authenticator, self._attempts = agent, authenticator, Attempts()
+        self._state, self._views = state, views
         self._started = datetime.now(UTC)
         self._templates = Environment(
             loader=PackageLoader("edge.status", "templates"),
@@ -130,28 +137,35 @@ class Pages:
 
     def login(self, request: Request) -> Response:
         """Show the form for the password."""
+        wanted = request.query_params.get("next", "/")
         if request.user is not None:
-            return RedirectResponse("/", 303)
-        return self._login_page(request.query_params.get("next", "/"))
+            return self._on(request, wanted)
+        return self._login_page(request, wanted)
 
-    def log_in(self, request: Request) -> Response:
+    async def log_in(self, request: Request) -> Response:
         """Take the password, and go where the user wanted to go."""
         form = request.state.form
-        wanted = form.get("next", "/")
+        wanted, name = form.get("next", "/"), form.get("name", "")
+        given = request.session, name, form.get("password", ""), address_of(request)
         try:
-            given = form.get("name", ""), form.get("password", "")
-            self._authenticator.log_in(request.session, *given, address_of(request))
+            await self._attempts.take(request, name, partial(self._authenticator.log_in, *given))
         except LoginRefused as error:
-            return self._login_page(wanted, str(error), error.status)
-        return RedirectResponse(wanted if self._is_own_page(wanted) else "/", 303)
+            return self._login_page(request, wanted, str(error), error.status)
+        return self._on(request, wanted)
 
     def log_out(self, request: Request) -> Response:
         """End the session."""
         self._authenticator.log_out(request.session)
-        return RedirectResponse("/login", 303)
+        return to(request, "/login")
 
-    def _login_page(self, wanted: str, problem: str = "", status: int = 200) -> Response:
+    def _on(self, request: Request, wanted: str) -> Response:
+        return to(request, wanted if self._is_own_page(wanted) else "/")
+
+    def _login_page(
+        self, request: Request, wanted: str, problem: str = "", status: int = 200
+    ) -> Response:
         values = {"next": wanted, "problem": problem, "token": self._authenticator.token(LOGIN),
+                  "base": request.scope["root_path"],
                   "asks_name": self._authenticator.asks_name}  # fmt: skip
         return HTMLResponse(self._templates.get_template("login.html.j2").render(values), status)
 
@@ -166,12 +180,20 @@ class Pages:
         due = wording.cut(pending, "pending", query)
         studies = wording.cut(range(state.count()), "studies", query, PER_PAGE)
         rows = state.latest(PER_PAGE, skip=studies.start)
-        shown = {one.id for one in (*rows, *refused.rows)} | {one.key for one in due.rows}
         claimed = [one for one in queue.rows if isinstance(one, Record)]
-        shown |= {one.id for one in claimed}
+        shown = {one.id for one in (*rows, *refused.rows, *claimed)}
+
+        def patient_of(key: str, name: str) -> str:
+            shown.add(key)
+            study = state.study(key)
+            return wording.patient(state.report(study) if study else None, name)
+
+        names = {one.key: patient_of(one.key, one.name) for one in due.rows}
+        panels = [(one, {**one.values(), "patient_of": patient_of}) for one in self._panels()
+                  if not one.is_page]  # fmt: skip
+        sections = [self._section(request, one, values) for one, values in panels]
         pictured = (("overview picture", row.id) for row in rows)
         self._views.record(request, "list", *pictured, studies=sorted(shown))
-        panels = [(one, one.values()) for one in self._panels() if not one.is_page]
         return self._render(
             request,
             "overview.html.j2",
@@ -191,7 +213,8 @@ class Pages:
             links=self._agent.links(),
             prior=PRIOR,
             cards=[(one, one.card()) for one in self._panels() if one.card is not None],
-            sections=[self._section(request, one, values) for one, values in panels],
+            sections=sections,
+            names=names,
             disks=state.disks(),
             database_bytes=state.database_bytes(),
             note=self._note(request.query_params.get("note", "")),
@@ -212,7 +235,7 @@ class Pages:
             reason = f"Its files cannot be moved: {error.strerror}."
             raise HTTPException(503, reason) from error
         log.info("study put back into the inbox", study_key=study.id, by=request.user.name)
-        return RedirectResponse("/?note=requeued", 303)
+        return to(request, "/?note=requeued")
 
     # --- what the parts of the agent show
 
@@ -234,7 +257,7 @@ class Pages:
         except EdgeError as error:
             raise HTTPException(409, f"{action.refused}: {error}.") from error
         log.info("action on the status page", panel=panel.name, action=name, by=request.user.name)
-        return RedirectResponse(f"/?note={panel.name}.{name}", 303)
+        return to(request, f"/?note={panel.name}.{name}")
 
     def _panels(self) -> list[Panel]:
         return [panel for part in self._agent.parts for panel in part.panels()]
@@ -257,16 +280,21 @@ class Pages:
 
     def _is_own_page(self, path: str) -> bool:
         """Tell whether a path may follow the login: a page of this server and nothing else."""
-        parts = path.split("/")
-        is_study = len(parts) in (3, 4) and parts[:2] == ["", "study"] and parts[2].isalnum()
         pages = ("/", *(f"/{one.name}" for one in self._panels() if one.is_page))
-        return path in pages or (is_study and parts[3:] in ([], ["view"]))
+        return path in pages or OF_STUDY.fullmatch(path) is not None
 
     # --- one study
 
+    def by_uid(self, request: Request) -> Response:
+        """Lead to the study with a StudyInstanceUID: a link for other systems."""
+        study = self._state.by_uid(request.path_params["uid"])
+        if study is None:
+            raise HTTPException(404, "There is no study with this StudyInstanceUID.")
+        return to(request, f"/study/{study.id}")
+
     def study(self, request: Request) -> Response:
         """Show the content of a report, its versions and changes."""
-        study, state = self._study(request), self._state
+        study, state = study_of(request, self._state), self._state
         report = state.report(study)
         pictures = ("overview picture", study.id), ("pictures", study.id)
         version = report["version"] if report else 0
@@ -277,6 +305,7 @@ class Pages:
             study=study,
             report=report,
             versions=state.versions(study),
+            results=state.results(study.id),
             pictures=state.pictures(study),
             has_images=state.source(study) is not None,
             can_requeue=STATES[study.step] in ("done", "refused")
@@ -285,7 +314,7 @@ class Pages:
 
     def report(self, request: Request) -> Response:
         """Show the page of one version, as it was written."""
-        study, number = self._study(request), request.path_params["version"]
+        study, number = study_of(request, self._state), request.path_params["version"]
         report = self._state.report(study)
         newest = report is not None and report["version"] == number
         name = "report.html" if newest else f"report.v{number}.html"
@@ -297,7 +326,7 @@ class Pages:
 
     def picture(self, request: Request) -> Response:
         """Show a picture of a report."""
-        study, name = self._study(request), request.path_params["name"]
+        study, name = study_of(request, self._state), request.path_params["name"]
         data = self._state.file_of(study, name)
         if data is None or not name.endswith(".jpg"):
             raise HTTPException(404, "There is no such picture.")
@@ -307,64 +336,12 @@ class Pages:
 
     def viewer(self, request: Request) -> Response:
         """Show the slices of a study."""
-        study = self._study(request)
+        study = study_of(request, self._state)
         report = self._state.report(study)
         if report is None:
             raise HTTPException(404, "The report of this study is gone or damaged.")
         self._views.record(request, "images", study_key=study.id)
         return self._render(request, "viewer.html.j2", study=study, report=report, windows=WINDOWS)
-
-    def volume(self, request: Request) -> Response:
-        """Say whether the slices can be shown, and what the viewer needs to know."""
-        study = self._study(request)
-        opening = self._volumes.opening(study)
-        voxels = self._volumes.voxels(study) if opening.state == "ready" else None
-        if voxels is None:
-            return JSONResponse({"state": opening.state, "reason": opening.reason})
-        self._views.record(request, "images", study_key=study.id)
-        report, outlines = self._state.report(study), self._state.outlines(study)
-        if self._state.report(study) is not report:  # a new version, between the two
-            outlines = {}
-        return JSONResponse(
-            {
-                "state": "ready",
-                "shape": voxels.hu.shape,
-                "spacing_mm": voxels.geometry.spacing_mm,
-                "images": voxels.images,
-                "marks": _marks(report, outlines, voxels),
-            }
-        )
-
-    def open_volume(self, request: Request) -> Response:
-        """Begin to read the images of a study."""
-        study = self._study(request)
-        report = self._state.report(study)
-        opening = self._volumes.open(study, str(report["series_uid"]) if report else "")
-        return JSONResponse({"state": opening.state, "reason": opening.reason})
-
-    def slice(self, request: Request) -> Response:
-        """Send one slice: HU as int16, little-endian, row by row."""
-        study = self._study(request)
-        voxels = self._volumes.voxels(study)
-        planes = {plane.title.lower(): plane for plane in Plane}
-        plane = planes.get(request.path_params["plane"])
-        if voxels is None or plane is None or self._state.source(study) is None:
-            raise HTTPException(404, "There is no such slice.")
-        try:
-            hu = voxels.slice(plane, request.path_params["index"])
-        except IndexError as error:
-            raise HTTPException(404, f"There is no such slice: {error}.") from error
-        self._views.record(request, "images", study_key=study.id)
-        rows, columns = hu.shape
-        packed = zlib.compress(hu.astype("<i2").tobytes(), 1)
-        headers = {"content-encoding": "deflate", "x-rows": str(rows), "x-columns": str(columns)}
-        return Response(packed, media_type="application/octet-stream", headers=headers)
-
-    def _study(self, request: Request) -> Record:
-        study = self._state.study(request.path_params["key"])
-        if study is None:
-            raise HTTPException(404, "There is no such study.")
-        return study
 
     # --- all pages
 
@@ -394,36 +371,10 @@ class Pages:
         user: User | None = request.user
         # without it no button is shown that changes something
         token = user.form_token if user and user.is_operator else ""
-        path, query = request.url.path, _query(request)
-        return {"user": user, "token": token, "path": path, "query": query}
+        base, path, query = request.scope["root_path"], path_of(request), _query(request)
+        return {"user": user, "token": token, "base": base, "path": path, "query": query}
 
 
 def _query(request: Request) -> dict[str, str]:
     """Return which pages of its lists are shown."""
     return {name: text for name, text in request.query_params.items() if name != "note"}
-
-
-def _marks(
-    report: Json | None, outlines: Mapping[int, PlacedOutline], voxels: Voxels
-) -> list[dict[str, Any]]:
-    """Return findings and possible findings with their place in the voxels, ``(z, y, x)``.
-
-    ``outline`` is there for those that have one.
-    """
-    geometry, shape = voxels.geometry, voxels.hu.shape
-    listed = [] if report is None else [*report["findings"], *report["possible_findings"]]
-    certain = len(report["findings"]) if report else 0
-    return [
-        {
-            "number": one["number"],
-            "possible": at >= certain,
-            "index": [round(float(value), 2) for value in geometry.to_index(one["centre_mm"])],
-            "diameter_mm": one["diameter_mm"],
-            "probability": one["probability"],
-            "outline": outline_on(outlines[number], geometry, shape)
-            if (number := one["number"]) in outlines
-            else None,
-        }
-        for at, one in enumerate(listed)
-        if None not in one["centre_mm"]
-    ]

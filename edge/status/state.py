@@ -23,6 +23,7 @@ from edge.queue import Queued, arriving, is_here
 from edge.report.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.report.folder import owner_of
 from edge.site import Site
+from edge.store.later_parts import PartStore
 from edge.store.record import Record, record_of
 from edge.store.steps import Step
 from process.files import state_of
@@ -30,6 +31,7 @@ from process.files import state_of
 Json = Mapping[str, Any]
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_CHARACTERS}}}")
+UID = re.compile(r"[0-9.]{1,64}")
 VERSION = re.compile(r"report\.v([1-9][0-9]{0,4})\.json")
 PAGE = re.compile(r"report(\.v[1-9][0-9]{0,4})?\.html")
 PICTURE = re.compile(r"overview\.jpg|finding_[0-9]{2}\.jpg")
@@ -118,6 +120,28 @@ class SiteState:
     def study(self, key: str) -> Record | None:
         """Return one study; None if there is none of this key."""
         return next(iter(self._records("id = ?", key)), None) if KEY.fullmatch(key) else None
+
+    def by_uid(self, study_uid: str) -> Record | None:
+        """Return the study with this StudyInstanceUID: of several, the last one that was read."""
+        with self.database() as database:
+            keys = PartStore(database).of_study(study_uid) if UID.fullmatch(study_uid) else ()
+        marks = ", ".join("?" * len(keys))
+        order = "step IN ('done', 'reported') DESC, rowid DESC"
+        return next(iter(self._records(f"id IN ({marks}) ORDER BY {order}", *keys)), None)
+
+    def results(self, key: str) -> list[Json]:
+        """Return which target has which version of a study's results, the newest first.
+
+        ``made`` is the step of its objects, and ``step`` that of their delivery.
+        """
+        query = (
+            "SELECT version, target, e.step AS made, d.step, d.attempts, d.created,"
+            " coalesce(nullif(d.reason, ''), e.reason) AS reason FROM exports e"
+            " LEFT JOIN deliveries d USING (study_key, version) WHERE study_key = ?"
+            " ORDER BY version DESC, target"
+        )
+        with self.database() as database:
+            return [dict(row) for row in database.execute(query, (key,))]
 
     def pending(self) -> list[Pending]:
         """Return the pending reads, the oldest first."""

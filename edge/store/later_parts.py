@@ -26,6 +26,11 @@ CREATE TABLE IF NOT EXISTS notes (
 """
 
 
+def uid_line(study_uid: str, patient_id: str, study_key: str) -> str:
+    """Return what is noted among the series of a study, so that its UID leads to it."""
+    return f"study UID {study_uid}\n{patient_id}\n{study_key}"
+
+
 class PartStore:
     """The parts of studies in an open database."""
 
@@ -46,6 +51,13 @@ class PartStore:
         self._database.executemany(
             "INSERT OR REPLACE INTO series VALUES (?, ?)", [(one, study_key) for one in series]
         )
+
+    def of_study(self, study_uid: str) -> dict[str, str]:
+        """Return the identifier of the patient by key of the studies with this UID."""
+        start = f"study UID {study_uid}"
+        query = "SELECT study_key, series FROM series WHERE series > ? AND series < ?"
+        rows = self._database.execute(query, (f"{start}\n", f"{start}\v"))
+        return {row["study_key"]: row["series"].split("\n")[1] for row in rows}
 
     def put(self, part_key: str, study_key: str, version: int, images: int) -> None:
         """Note which version of a study's report has the images of a later part, 0: none yet.

@@ -10,7 +10,8 @@ const PLANES = {
 };
 const STEP = { level: 20, width: 50 };
 const byId = name => document.getElementById(name);
-const study = `/study/${document.body.dataset.study}`;
+const base = document.body.dataset.base;
+const study = `${base}/study/${document.body.dataset.study}`;
 const stage = byId("stage"), canvas = byId("slice"), overlay = byId("overlay"), slider = byId("slider");
 const source = document.createElement("canvas");
 
@@ -42,7 +43,7 @@ async function ask(method) {
   const headers = method === "POST" ? { "X-Form-Token": document.body.dataset.token } : {};
   try {
     const answer = await fetch(`${study}/volume`, { method, headers });
-    if (answer.status === 401) { location.href = "/login"; return { state: "failed", reason: "Log in first." }; }
+    if (answer.status === 401) { location.href = `${base}/login?next=${encodeURIComponent(location.pathname.slice(base.length))}`; return { state: "failed", reason: "Log in first." }; }
     return answer.ok ? await answer.json() : { state: "failed", reason: (await answer.text()).slice(0, 200) };
   } catch {
     return { state: "failed", reason: "The agent does not answer." };

@@ -10,6 +10,7 @@ from pydicom import Dataset
 from structlog.testing import capture_logs
 
 from edge.agent import join
+from edge.amend.amender import Amender
 from edge.atomic_files import move
 from edge.audit import Event
 from edge.escalation.client import NoSecondReader
@@ -20,7 +21,15 @@ from edge.store.steps import Step
 from edge.trail.records import records_after
 from imaging.dicom.arrival import arrived
 from imaging.errors import IncompleteSeries
-from tests.edge.builders import SilentCloud, open_store, pending_pipeline, report_in, study_at
+from tests.edge.builders import (
+    UNHURRIED,
+    HandClock,
+    SilentCloud,
+    open_store,
+    pending_pipeline,
+    report_in,
+    study_at,
+)
 from tests.edge.running_agent import Killed, database, once_at, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
@@ -143,18 +152,22 @@ def test_a_study_that_is_sent_whole_after_a_refusal_does_not_join_its_damaged_fi
 
 
 @pytest.mark.parametrize(
-    "other", [SmallCt(20, series="2"), SmallCt(20, attributes={"PatientID": "P2"})]
+    ("other", "version"),
+    [(SmallCt(20, series="2"), 1), (SmallCt(20, attributes={"PatientID": "P2"}), 2)],
 )
 def test_another_series_and_one_of_another_patient_join_nothing(
-    tmp_path: Path, other: SmallCt
+    tmp_path: Path, other: SmallCt, version: int
 ) -> None:
-    """A UID that is used twice must not mix two patients, or cost the first one the report."""
+    """A UID that is used twice must not mix two patients, or cost the first one the report.
+
+    Its next version names the other one.
+    """
     reader = Reader()
     read_parts(tmp_path, reader, FIRST)
     other.write(tmp_path / "inbox" / "b")
     (tmp_path / "inbox" / "b" / ".done").touch()
     work_off(tmp_path, reader)
-    assert [report_in(tmp_path, name)["version"] for name in "ab"] == [1, 1]
+    assert [report_in(tmp_path, name)["version"] for name in "ab"] == [version, 1]
 
 
 def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_path: Path) -> None:
@@ -252,3 +265,59 @@ def test_two_reports_of_one_changed_series_name_each_other(tmp_path: Path, enoug
     page = (tmp_path / "outbox" / "a" / "report.html").read_text()
     assert "report, version 2<br>" in page
     assert said in page
+
+
+@pytest.mark.parametrize("ids", [("wrong", "right"), ("", "right"), ("wrong", "")])
+@pytest.mark.parametrize("enough", [0, 30], ids=["read", "refused"])
+def test_reports_of_one_study_with_two_patient_ids_name_each_other(
+    tmp_path: Path, ids: tuple[str, str], enough: int
+) -> None:
+    """Neither replaces the other."""
+    reader = Reader(enough)
+    for name, patient in zip("ab", ids, strict=True):
+        send(tmp_path, name, ALL, of_patient(patient))
+        work_off(tmp_path, reader)
+    first, second = report_in(tmp_path), report_in(tmp_path, "b")
+    said = "same study UID, other patient ID: report"
+    assert first["other_series"] == [f"{said} b (study {second['study_key']})"]
+    assert second["other_series"] == [f"{said} a (study {first['study_key']})"]
+    assert (first["version"], second["version"]) == (2, 1)
+    assert first["changes"][-1]["kind"] == "same study with another patient ID received"
+    for name, other in zip("ab", "ba", strict=True):
+        assert f"{said} {other} (study" in (tmp_path / "outbox" / name / "report.html").read_text()
+    other_uid = of_patient("right", study="1.2.840.7")
+    send(tmp_path, "c", ALL, other_uid)
+    work_off(tmp_path, reader)
+    assert report_in(tmp_path, "c")["other_series"] == []
+    assert report_in(tmp_path)["version"] == 2
+
+
+def test_a_pending_report_that_names_another_gets_its_verdicts(tmp_path: Path) -> None:
+    """They make the version after the one that names it, and it still does."""
+    reader = Reader(pending=True)
+    for name, patient in (("a", "wrong"), ("b", "right")):
+        send(tmp_path, name, ALL, of_patient(patient))
+    work_off(tmp_path, reader)
+    before = report_in(tmp_path)
+    assert (before["version"], before["status"]) == (2, "provisional")
+    cloud = SilentCloud(answers=[2, 2])
+    with open_store(database(tmp_path)) as store:
+        clock = HandClock()
+        amender = Amender(store, tmp_path / "outbox", cloud, UNHURRIED, clock=clock)
+        for _ in range(10):
+            amender.run_once()
+            clock.sleep(100.0)
+    after = report_in(tmp_path)
+    assert (after["version"], after["status"]) == (3, "final")
+    assert after["other_series"] == before["other_series"]
+    assert report_in(tmp_path, version=".v2") == before
+
+
+def of_patient(patient: str, study: str = "") -> list[Dataset]:
+    images = SmallCt(count=20).images()
+    for image in images:
+        image.PatientID = patient
+        if study:
+            image.StudyInstanceUID = study
+            image.SeriesInstanceUID += ".7"
+    return list(images)

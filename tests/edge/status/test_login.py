@@ -1,23 +1,26 @@
 """Nobody comes in without a login, and each login is audited."""
 
+import asyncio
+import re
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
 
+import httpx
 import pytest
+from starlette.requests import ClientDisconnect, Request
 
 from edge.audit import Event
+from edge.dicom_out.part import deliveries_panel
 from edge.errors import BadSettings
-from edge.status.login import (
-    ATTEMPTS,
-    ATTEMPTS_IN_ALL,
-    ATTEMPTS_OF_ADDRESS,
-    SESSION_S,
-    WITHIN_S,
-    Authenticator,
-    LoginRefused,
-    Session,
-)
+from edge.run import site_of
+from edge.status.login import SESSION_S, Attempts, LoginRefused, Session
 from edge.status.users import hash_of, is_password, load_users
+from edge.store.later_parts import uid_line
 from edge.store.steps import Step
 from tests.edge.builders import HandClock
 from tests.edge.status.site import (
@@ -25,6 +28,7 @@ from tests.edge.status.site import (
     HASH,
     PAGES,
     PASSWORD,
+    REJECTED,
     SEEN,
     USERS,
     Site,
@@ -109,83 +113,235 @@ def test_the_password_opens_the_page_that_was_wanted(site: Site, visit: Visit) -
     assert visit.get("/login").headers["location"] == "/"
 
 
-@pytest.mark.parametrize(("secure", "name"), [(False, "overread="), (True, "__Host-overread=")])
-def test_the_cookie_is_for_this_server_alone(site: Site, secure: bool, name: str) -> None:
-    """No script reads it, no other page sends it, and with TLS it never goes unencrypted."""
-    with visiting(site.app(secure=secure)) as visit:
-        answer = visit.log_in()
-    cookie = answer.headers["set-cookie"]
-    assert cookie.startswith(name)
-    words = cookie.lower().split("; ")
-    assert {"httponly", "samesite=strict", "path=/"} <= set(words)
-    assert ("secure" in words) is secure
-    assert ("strict-transport-security" in answer.headers) is secure
-    assert PASSWORD not in cookie
+BY_TLS, BELOW = {"x-forwarded-proto": "https"}, {"x-forwarded-prefix": "/a/overread"}
 
 
 @pytest.mark.parametrize(
-    "wanted", ["//evil.example", "https://evil.example/", "/\\evil", "/study/../../x", "/logout"]
+    ("told", "name", "path", "secure"),
+    [
+        ({}, "overread=", "/", False),
+        (BY_TLS, "__Host-overread=", "/", True),
+        ({"x-forwarded-proto": "http"}, "overread=", "/", False),
+        (BELOW, "overread=", "/a/overread", False),
+        ({"x-forwarded-prefix": "/a/overread/"}, "overread=", "/a/overread", False),
+        ({**BY_TLS, **BELOW}, "__Secure-overread=", "/a/overread", True),
+        *(({"x-forwarded-prefix": odd}, "overread=", "/", False)
+          for odd in ("//evil.example", "https://evil.example", "/a//b", "/\\evil", "/a?b", "a",
+                      "/a; domain=evil.example", "/")),
+    ],
+)  # fmt: skip
+def test_the_cookie_is_for_this_server_alone(
+    site: Site, told: dict[str, str], name: str, path: str, secure: bool
+) -> None:
+    """No script reads it, no other page sends it, and with TLS it never goes unencrypted.
+
+    Also where the TLS is that of a proxy on this machine.
+    """
+    with visiting(site.app()) as visit:
+        visit.client.headers.update(told)
+        base = path.rstrip("/")
+        assert visit.get("/study/1").headers["location"] == f"{base}/login?next=%2Fstudy%2F1"
+        answer = visit.log_in()
+        assert answer.headers["location"] == f"{base}/"
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith(name)
+    words = cookie.lower().split("; ")
+    assert {"httponly", "samesite=strict", f"path={path}"} <= set(words)
+    assert ("secure" in words) is secure
+    assert "strict-transport-security" not in answer.headers
+    assert PASSWORD not in cookie
+
+
+def test_with_tls_of_its_own_the_page_asks_for_it_for_a_year(site: Site) -> None:
+    with visiting(site.app(secure=True)) as visit:
+        assert "strict-transport-security" in visit.get("/login").headers
+
+
+@pytest.mark.parametrize(
+    ("peer", "proxies", "caller", "base"),
+    [
+        ("127.0.0.1", (), "10.9.9.9", "/a"),
+        ("10.0.0.5", ("10.0.0.5",), "10.9.9.9", "/a"),
+        ("10.0.0.6", ("10.0.0.5",), "10.0.0.6", ""),
+    ],
 )
+def test_what_is_forwarded_counts_from_a_proxy_alone(
+    site: Site, peer: str, proxies: tuple[str, ...], caller: str, base: str
+) -> None:
+    headers = {"x-forwarded-for": "1.2.3.4, 10.9.9.9", "x-forwarded-proto": "https",
+               "x-forwarded-prefix": "/a"}  # fmt: skip
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "client": (peer, 9), "headers": raw, "path": "/x", "scheme": "http",
+             "root_path": "", "state": {}}  # fmt: skip
+    site.authenticator(USERS, proxies=proxies).follow(scope)
+    assert (scope["caller"], scope["root_path"], scope["path"]) == (caller, base, f"{base}/x")
+    assert scope["scheme"] == ("https" if base else "http")
+
+
+def test_every_link_of_the_pages_stays_below_the_base_path(site: Site) -> None:
+    key = site.add("a", report=SEEN)
+    site.add("bad", step=Step.QUARANTINED, report=REJECTED, reason={"kind": "NotCt"})
+    site.give_up(key, "refused")
+    panels = [deliveries_panel(site_of(site.with_target()))]
+    with visiting(site.app(panels=panels)) as visit:
+        visit.client.headers.update(BELOW)
+        for cookie in visit.log_in().cookies.jar:
+            visit.client.cookies.set(cookie.name, str(cookie.value))  # the proxy's path is not here
+        for path in ("/login", "/", "/drift", f"/study/{key}", f"/study/{key}/view", "/none"):
+            text = visit.get(path).text
+            links = re.findall(r'(?:href|src|action|data-base)="(/[^"]*)"', text)
+            assert links or path == "/login"
+            assert [one for one in links if not one.startswith("/a/overread")] == []
+        assert visit.get("/static/status.css").status_code == 200
+        form = {"token": visit.token(), "study": key, "target": "pacs"}
+        answer = visit.post("/deliveries/resend", form)
+        assert answer.headers["location"] == "/a/overread/?note=deliveries.resend"
+
+
+def test_a_link_by_study_uid_leads_through_the_login_to_the_study(site: Site) -> None:
+    """The browser sends its cookie only where a page of this server leads."""
+    key = site.add("a")
+    with site.store() as store:
+        store.parts.add_series(key, [uid_line("1.2.3", "P 1", key)])
+    link = "/studies/by-uid/1.2.3"
+    with visiting(site.app()) as visit:
+        login = f"/login?next={quote(link, safe='')}"
+        assert visit.get(link).headers["location"] == login
+        answer = visit.get(link, **{"sec-fetch-site": "cross-site"})
+        assert f'<meta http-equiv="refresh" content="0; url={login}">' in answer.text
+        assert visit.log_in(next=link).headers["location"] == link
+        assert visit.get(login).headers["location"] == link
+        assert visit.get(link).headers["location"] == f"/study/{key}"
+        for other in ("1.2", "1.2.33", "1.2.3%0aP 1", "%25", "' OR 1=1"):
+            assert visit.get(f"/studies/by-uid/{other}").status_code == 404, other
+
+
+def test_of_several_studies_of_one_uid_the_link_leads_to_the_last_that_was_read(site: Site) -> None:
+    steps = {"a": Step.DONE, "b": Step.DONE, "c": Step.QUARANTINED, "d": Step.CLAIMED}
+    keys = {name: site.add(name, step=step) for name, step in steps.items()}
+    with site.store() as store:
+        for key in keys.values():
+            store.parts.add_series(key, [uid_line("1.2.3", "", key)])
+    with visiting(site.open_app()) as visit:
+        found = visit.get("/studies/by-uid/1.2.3").headers["location"]
+    assert found == f"/study/{keys['b']}"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["//evil.example", "https://evil.example/", "/\\evil", "/study/../../x", "/logout",
+     "/studies/by-uid/", "/studies/by-uid/1/../..", "/studies/by-uid//evil.example",
+     "/studies/by-uid/1\n"],
+)  # fmt: skip
 def test_a_login_leads_to_pages_of_this_server_alone(visit: Visit, wanted: str) -> None:
     assert visit.log_in(next=wanted).headers["location"] == "/"
 
 
-def test_logins_are_audited_and_after_some_that_failed_an_address_waits(
-    site: Site, visit: Visit, clock: HandClock
-) -> None:
-    """Even the right password is not tried then."""
-    for _ in range(ATTEMPTS - 1):
-        answer = visit.log_in("wrong")
-        assert answer.status_code == 403
-        assert "The user name or the password is wrong." in answer.text
-    assert visit.log_in("wrong").status_code == 429
-    answer = visit.log_in()
-    assert answer.status_code == 429
-    assert "Try again in 5 min" in answer.text
-    assert visit.get("/").status_code == 303
-    clock.sleep(WITHIN_S + 1)
-    assert visit.log_in().status_code == 303
-    failed = {"user": "operator", "peer": "127.0.0.1"}
-    assert logins(site) == [
-        *[{"outcome": "failure", "reason": "wrong password", **failed}] * ATTEMPTS,
-        {"outcome": "success", "user": "operator", "peer": "127.0.0.1"},
-    ]
+def test_failed_logins_are_audited_and_refuse_nobody(site: Site, monkeypatch: Any) -> None:
+    """No number of them does: of a name, of an address, or in all."""
+    monkeypatch.setattr("edge.status.login.is_password", lambda text, _hash: text == PASSWORD)
+    door = site.authenticator(USERS)
+    for name in (*["anna"] * 60, *["nobody"] * 60, *(f"name {n}" for n in range(60))):
+        for address in ("10.0.0.9", "2001:db8::1"):
+            with pytest.raises(LoginRefused, match="is wrong") as refused:
+                door.log_in({}, name, "wrong", address)
+            assert refused.value.status == 403
+    for name, address in (("anna", "10.0.0.9"), ("bert", "10.0.0.9"), ("anna", "10.0.0.10")):
+        session: Session = {}
+        door.log_in(session, name, PASSWORD, address)
+        assert session["name"] == name
+    found = logins(site)
+    assert Counter((one["user"], one.get("reason"), one["peer"]) for one in found) == {
+        **{(name, why, peer): count for peer in ("10.0.0.9", "2001:db8::1")
+           for name, why, count in (("anna", "wrong password", 60),
+                                    ("unknown", "unknown user", 120))},
+        ("anna", None, "10.0.0.9"): 1, ("bert", None, "10.0.0.9"): 1,
+        ("anna", None, "10.0.0.10"): 1,
+    }  # fmt: skip
     assert PASSWORD not in str(site.trail())
 
 
-def test_failed_logins_are_limited_in_all(site: Site) -> None:
-    """Another address may log in until there are too many of all, whatever the names."""
-    door = site.authenticator(USERS)
-    found = [status(door, f"name {n}", f"10.0.0.{n}") for n in range(ATTEMPTS_IN_ALL + 1)]
-    assert found == [*[403] * (ATTEMPTS_IN_ALL - 1), 429, 429]
+class Caller:
+    """Who waits for an answer to a login."""
+
+    def __init__(self, address: str, name: str, *, gone: bool = False) -> None:
+        self.scope, self.name, self._gone = {"caller": address}, name, gone
+
+    async def is_disconnected(self) -> bool:
+        return self._gone
 
 
-def test_wrong_passwords_of_one_user_stop_no_other_behind_the_same_proxy(site: Site) -> None:
-    """A name that nobody has is answered, counted and hashed as any other."""
-    door = site.authenticator(USERS)
-    for name in ("anna", "nobody"):
-        found = [status(door, name, "10.0.0.9") for _ in range(ATTEMPTS + 1)]
-        assert found == [*[403] * (ATTEMPTS - 1), 429, 429]
-    session: Session = {}
-    door.log_in(session, "bert", PASSWORD, "10.0.0.9")
-    assert session["name"] == "bert"
-    door.log_in({}, "anna", PASSWORD, "10.0.0.10")
-    found = [status(door, f"name {n}", "10.0.0.9") for n in range(1000)]
-    assert found.count(403) == ATTEMPTS_OF_ADDRESS - 2 * ATTEMPTS - 1
-    assert found[-1] == 429
-    assert [
-        (one["user"], one["reason"]) for one in logins(site) if one["outcome"] == "failure"
-    ] == [
-        *[("anna", "wrong password")] * ATTEMPTS,
-        *[("unknown", "unknown user")] * (ATTEMPTS_OF_ADDRESS - ATTEMPTS),
-    ]
+@pytest.mark.parametrize(
+    ("honest", "flood", "most_before"),
+    [
+        # another network: after two others and the one that is checked
+        (Caller("10.0.0.7", "anna"), [f"10.0.0.{n % 2}" for n in range(60)], 3),
+        (Caller("10.0.0.7", "anna"), [f"2001:db8::{n:x}" for n in range(60)], 2),
+        # behind the same proxy: another name, or the one that is tried
+        (Caller("10.0.0.1", "bert"), ["10.0.0.1"] * 60, 2),
+        (Caller("10.0.0.1", "anna"), ["10.0.0.1"] * 60, 60),
+    ],
+)
+def test_a_flood_of_wrong_passwords_delays_the_right_one_and_never_refuses_it(
+    honest: Caller, flood: list[str], most_before: int, monkeypatch: Any
+) -> None:
+    """One password is checked at a time, whatever comes at once; who has left takes no turn."""
+    monkeypatch.setattr("edge.status.login.FAILED_S", 0.0)
+    order, at_once = list[str](), set[int]()
+    open_now = 0
+
+    def check(name: str, is_right: bool) -> None:
+        nonlocal open_now
+        open_now += 1
+        at_once.add(open_now)
+        order.append(name)
+        open_now -= 1
+        if not is_right:
+            raise LoginRefused(403, "wrong")
+
+    async def attempt(attempts: Attempts, caller: Caller, is_right: bool) -> Exception | None:
+        request = cast("Request", caller)
+        name = f"{caller.name} right" if is_right else caller.name
+        try:
+            await attempts.take(request, caller.name, partial(check, name, is_right))
+        except (LoginRefused, ClientDisconnect) as error:
+            return error
+        return None
+
+    async def everything() -> list[Exception | None]:
+        attempts = Attempts()
+        callers = [*(Caller(one, "anna") for one in flood), Caller(flood[0], "gone", gone=True)]
+        tasks = [asyncio.create_task(attempt(attempts, one, False)) for one in callers]
+        while not order:
+            await asyncio.sleep(0)
+        begun = len(order)
+        assert await attempt(attempts, honest, True) is None
+        assert order.index(f"{honest.name} right") - begun <= most_before
+        return await asyncio.gather(*tasks)
+
+    found = asyncio.run(everything())
+    assert len(order) == len(flood) + 1
+    assert at_once == {1}
+    assert isinstance(found[-1], ClientDisconnect)
+    assert [type(one) for one in found[:-1]] == [LoginRefused] * len(flood)
 
 
-def status(door: Authenticator, name: str, address: str) -> int:
-    """How a login with a wrong password is refused."""
-    with pytest.raises(LoginRefused) as refused:
-        door.log_in({}, name, "wrong", address)
-    return refused.value.status
+def test_a_wrong_password_holds_its_turn_and_another_page_is_answered(
+    visit: Visit, monkeypatch: Any
+) -> None:
+    """While sixty wait for their turn, whoever is logged in sees the pages."""
+    monkeypatch.setattr("edge.status.login.FAILED_S", 0.01)
+    token = visit.token("/login")
+    visit.log_in()
+    form = {"token": token, "name": "operator", "password": "wrong"}
+    with ThreadPoolExecutor(60) as pool, httpx.Client(base_url=visit.client.base_url) as other:
+        origin = {"origin": str(visit.client.base_url).rstrip("/")}
+        sent = [pool.submit(other.post, "/login", data=form, headers=origin, timeout=60.0)
+                for _ in range(60)]  # fmt: skip
+        assert visit.get("/").status_code == 200
+        assert {one.result().status_code for one in sent} == {403}
+        form["password"] = PASSWORD
+        assert other.post("/login", data=form, headers=origin).status_code == 303
 
 
 def test_who_is_removed_or_gets_another_role_or_password_sees_it_at_once(site: Site) -> None:

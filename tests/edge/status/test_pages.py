@@ -249,6 +249,57 @@ def test_deliveries_are_shown_and_sent_again_where_there_are_some(site: Site, vi
         assert other.post("/deliveries/other", form).status_code == 404
 
 
+def test_the_page_of_a_study_says_where_its_results_are(site: Site, visit: Visit) -> None:
+    """By target and version; those of another study are not there."""
+    key, other = (site.add(name, report=SEEN) for name in "ab")
+    text = visit.get(f"/study/{key}").text
+    assert "In the outbox of this machine: <strong>a</strong>" in text
+    assert "Nothing of this study is sent" in text
+    with open_store(site.folders.state / DATABASE, ["pacs", "web"]) as store:
+        exports = store.extension(ExportStore)
+        exports.adopt(other, (1,))
+        exports.adopt(key, (1, 2, 3, 4))
+        one, two, three, _ = exports.of(key)
+        exports.made(one, sent=["pacs"])
+        exports.made(two)
+        exports.not_made(three, f"no object {HOSTILE}")
+        exports.ended(exports.deliveries(DeliveryStep.SENDING)[0], DeliveryStep.DEAD, "it is full")
+    with visiting(site.open_app()) as late:
+        text = late.get(f"/study/{key}").text
+    rows = re.findall(r"<tr>(.*?)</tr>", text.split('id="results"')[1].split("</section>")[0], re.S)
+    found = [[re.sub("<[^>]*>", " ", cell).split() for cell in row.split("</td>")] for row in rows]
+    seen = [(" ".join(cells[0]), *cells[1], " ".join(cells[2])) for cells in found[1:]]
+    assert seen == [
+        ("every target", "4", "being made"),
+        ("every target", "3", "not made"),
+        ("pacs", "2", "pending"),
+        ("web", "2", "pending"),
+        ("pacs", "1", "has them"),
+        ("web", "1", "dead letter"),
+    ]
+    assert "it is full" in rows[6]
+    assert 'name="target" value="web"' in rows[6]
+    assert [row.count("resend") for row in rows] == [0] * 6 + [1]
+    assert "<script>alert" not in text
+
+
+def test_lists_name_patients_first_and_the_trail_has_whom_they_show(site: Site) -> None:
+    pending = site.add("pending-folder", report=replace(SEEN, status=Status.PROVISIONAL))
+    dead = site.add("dead-folder", report=replace(SEEN, header=StudyHeader("P9", "Roe^Ann")))
+    sql(site.folders.state / DATABASE,
+        "INSERT INTO pending VALUES (?, 'pending', 1, 0, 3, 7200.0, 'gone', '')",
+        values=(pending,))  # fmt: skip
+    for number in range(25):  # on the first page of the latest studies is neither
+        site.add(f"later {number}")
+    site.give_up(dead, "refused")
+    with visiting(site.open_app(panels=[deliveries_panel(site_of(site.with_target()))])) as late:
+        text = late.get("/").text
+    for name, folder in (("Doe Jane", "pending-folder"), ("Roe Ann", "dead-folder")):
+        assert text.index(f">{name}</a>") < text.index(f'<span class="soft">{folder}</span>')
+    (listed,) = [one.fields["studies"] for one in site.trail() if one.event == Event.VIEWED]
+    assert {pending, dead} <= set(listed)
+
+
 def test_slices_are_the_study_s_own_voxels(site: Site, volumes: Volumes, visit: Visit) -> None:
     """In all planes as they are displayed: head up; the marks lie in the same voxels."""
     key = site.add("a", report=SEEN)
