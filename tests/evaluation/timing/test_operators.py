@@ -1,7 +1,7 @@
 import pytest
 
+from evaluation.timing.operators import Layer, achieved, layers_of, peak, shares
 from models.runtime.artifacts import find
-from models.runtime.operators import Layer, achieved, layers_of, peak, shares
 
 
 def test_layers_have_the_operations_of_the_network() -> None:
