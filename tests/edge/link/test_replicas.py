@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from cloud.connections import kernel_form
+from cloud.connections import MAPPED, kernel_form
 from edge.escalation.client import SecondReader, open_second_reader
 from edge.link import replicas
 from edge.link.channel import Diagnosis
@@ -170,8 +170,9 @@ class Names:
 
 def open_connections(*clouds: RunningCloud) -> list[bool]:
     """To which clouds a connection is open, as the kernel lists them."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    to = {local for _, local, _, state, *_ in lines[1:] if state == "01"}
+    tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table]
+    to = {local.removeprefix(MAPPED) for _, local, _, state, *_ in lines if state == "01"}
     return [kernel_form(f"ipv4:{cloud.server.address}") in to for cloud in clouds]
 
 
