@@ -35,16 +35,11 @@ class BoundedCalls(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # it t
     """Puts bounds around all methods; of ``study`` it only decodes the messages."""
 
     def __init__(
-        self,
-        settings: CloudSettings,
-        idle_s: float,
-        study: str,
-        refusals: Sparse,
-        connections: Connections,
+        self, settings: CloudSettings, idle_s: float, study: str, said: Sparse, open_: Connections
     ) -> None:
         self._settings, self._idle_s, self._study = settings, idle_s, study
-        self._connections = connections
-        self._refusals, self._receiving = refusals, Counter[str]()
+        self._connections = open_
+        self._refusals, self._receiving = said, Counter[str]()
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Return the handler of a call within bounds; None for an unknown method."""

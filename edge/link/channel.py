@@ -138,15 +138,10 @@ def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -
         credentials = grpc.ssl_channel_credentials(*files.current().contents)
         return grpc.secure_channel(one.address, credentials, options=more)
 
-    replicas = Replicas(
-        replicas_of(address),
-        opened,
-        files.current,
-        CONNECT_S,
-        most=1 if alone else settings.cloud.replicas,
-        seed=f"{socket.gethostname()} {uuid.getnode()}",  # the names of machines may be alike
-    )
-    return cast(grpc.Channel, replicas)
+    seed = f"{socket.gethostname()} {uuid.getnode()}"  # the names of machines may be alike
+    most = 1 if alone else settings.cloud.replicas
+    common = replicas_of(address), opened, files.current, CONNECT_S
+    return cast(grpc.Channel, Replicas(*common, most=most, seed=seed))
 
 
 DIAGNOSE_EVERY_S = 30.0

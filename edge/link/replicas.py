@@ -51,6 +51,7 @@ class Replicas:
         seed: str,
     ) -> None:
         self._addresses, self._opened, self._version = addresses, opened, version
+        self._given = [Replica(name, name) for name in addresses]
         self._connect_s, self._changed, self._turn = connect_s, threading.Condition(), 0
         self._most, self._seed = most, seed
         self._replicas: Sequence[Replica] = ()
@@ -91,21 +92,18 @@ class Replicas:
         """Find the replicas behind the names, where they are too many for gRPC to connect to."""
         found = [Replica(one, name) for name in self._addresses for one in addresses_of(name)]
         with self._changed:
-            given = [Replica(name, name) for name in self._addresses]
-            self._replicas = found if len(found) > self._most else given
+            self._replicas = found if len(found) > self._most else self._given
             self._changed.notify_all()
 
     def _choose(self) -> None:
         """Connect to those that come first for this edge, of those that did not fail of late."""
         now_s, states = time.monotonic(), self._states
         failed = [one for one, state in states.items() if State.TRANSIENT_FAILURE in state]
-        self._failed_s = {
-            one: at_s for one, at_s in self._failed_s.items() if now_s - at_s < AVOID_S
-        } | dict.fromkeys(failed, now_s)
-        known = self._replicas or [Replica(name, name) for name in self._addresses]
-        chosen = sorted(
-            known, key=lambda one: (self._failed_s.get(one, -math.inf), rank(one, self._seed))
-        )[: self._most]
+        before = {one: at_s for one, at_s in self._failed_s.items() if now_s - at_s < AVOID_S}
+        avoided = self._failed_s = before | dict.fromkeys(failed, now_s)
+        known = self._replicas or self._given
+        order = sorted(known, key=lambda r: (avoided.get(r, -math.inf), rank(r, self._seed)))
+        chosen = order[: self._most]
         self._channels = {one: self._channels.get(one) or self._opened(one) for one in chosen}
         self._states = {one: states.get(one) or [State.IDLE] for one in chosen}
         for one in chosen:
@@ -122,7 +120,7 @@ class Replicas:
     def _known(self) -> bool:
         """Return whether a replica is connected, or none can be; one alone is not waited for."""
         states = {state for (state,) in self._states.values()}
-        alone = len(self._replicas or self._addresses) == 1
+        alone = len(self._replicas or self._given) == 1
         return alone or State.READY in states or states == {State.TRANSIENT_FAILURE}
 
     def _method(self, kind: str, *path: Any, **codec: Any) -> "_Method":
