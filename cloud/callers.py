@@ -39,14 +39,25 @@ class Caller:
     may_stat: bool
 
 
+def connection_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Return whose connection a call has: its address, with the name in any certificate."""
+    address = peer_address(context.peer())
+    named = next((text for name in _names(context) or () if (text := _text(name).strip())), "")
+    return f"{named[:MAX_SITE_CHARACTERS]} at {address}" if named else address
+
+
 def caller_of(context: grpc.aio.ServicerContext[Any, Any], settings: CloudSettings) -> Caller:
     """Return the caller of a gRPC call, see `named_caller`."""
-    identity = context.auth_context()
-    names: list[str | bytes] | None = None
-    if any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES)):
-        names = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
     said = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
-    return named_caller(names, said, peer_address(context.peer()), settings)
+    return named_caller(_names(context), said, peer_address(context.peer()), settings)
+
+
+def _names(context: grpc.aio.ServicerContext[Any, Any]) -> list[str | bytes] | None:
+    """Return the names in the certificate of a call; None without a certificate."""
+    identity = context.auth_context()
+    if not any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES)):
+        return None
+    return [name for key in _CERTIFICATE_NAMES for name in identity.get(key, ())]
 
 
 def named_caller(

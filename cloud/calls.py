@@ -16,7 +16,8 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from cloud.callers import INTERNAL, caller_of
+from cloud.callers import INTERNAL, caller_of, connection_of
+from cloud.connections import Connections
 from cloud.settings import CloudSettings
 from process.logs import Sparse
 from protos.errors import InvalidRequest, Overloaded, OverreadError, ServiceFault, to_status
@@ -34,10 +35,11 @@ class BoundedCalls(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # it t
     """Puts bounds around all methods; of ``study`` it only decodes the messages."""
 
     def __init__(
-        self, settings: CloudSettings, idle_s: float, study: str, refusals: Sparse
+        self, settings: CloudSettings, idle_s: float, study: str, said: Sparse, open_: Connections
     ) -> None:
         self._settings, self._idle_s, self._study = settings, idle_s, study
-        self._refusals, self._receiving = refusals, Counter[str]()
+        self._connections = open_
+        self._refusals, self._receiving = said, Counter[str]()
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Return the handler of a call within bounds; None for an unknown method."""
@@ -57,6 +59,7 @@ class BoundedCalls(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # it t
         async def handle(stream: AsyncIterator[bytes], context: Any) -> Any:
             site = "" if is_study else caller_of(context, self._settings).site
             try:
+                await self._connections.admit(context.peer(), connection_of(context))
                 request: Any = self._messages(stream, handler.request_deserializer, site)
                 if (
                     not handler.request_streaming

@@ -20,8 +20,6 @@ from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from models.runtime.errors import ModelError
-from models.runtime.operators import sample
-from models.runtime.package import WEIGHTS
 from process.command_line import ignore_hangup, stopped
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.logs import configure_logging
@@ -108,9 +106,6 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
         if metrics is not None:
             _log.info("metrics served", address=metrics)
         reader = opened.enter_context(open_instances(settings, partial(open_reader, settings)))
-        if not settings.devices:
-            where = settings.model_folder or WEIGHTS
-            telemetry.operators.sample = partial(sample, settings.model, where)
         pulse.beat()
         beating = asyncio.create_task(_beat(pulse))
         loading.clear()

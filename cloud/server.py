@@ -50,9 +50,9 @@ JSON_BYTES = 6
 STREAMS_OF_CONNECTION = 32
 """Calls that one connection may have open."""
 
-ADDRESS_CONNECTIONS, ADDRESSES = 64, 64
-"""How many connections one address may have open (more where ``max_streams`` needs more), and how
-many addresses may have all of theirs open at the same time."""
+CALLER_CONNECTIONS, CALLERS = 64, 64
+"""How many connections one caller may have open (more where ``max_streams`` needs more), and how
+many callers may have all of theirs open at the same time."""
 
 HANDSHAKE_S = 5.0
 """Seconds in which a connection must be encrypted, and speak HTTP/2."""
@@ -147,15 +147,16 @@ class CloudServer:
         self._version, self._clock = service_version, clock
         self._bounds, self._scheduler = bounds or Bounds(), scheduler
         self.address = self.inference_address = self.http_address = ""
-        self._servers, self._connections = list[grpc.aio.Server](), list[Connections]()
+        self._servers = list[grpc.aio.Server]()
         # in bytes: an ROI of a study; a batch of raw ROIs in one inference request; over HTTP that,
         # or an ROI in JSON
         roi, most = math.prod(reader.roi_shape), settings.max_batch
         self._largest_message = roi + MESSAGE_MARGIN
         self._largest_request = most * roi + MESSAGE_MARGIN
         self._largest_body = max(self._largest_request, JSON_BYTES * roi + MESSAGE_MARGIN)
-        most = max(ADDRESS_CONNECTIONS, settings.max_streams // STREAMS_OF_CONNECTION)
-        self._most_of_address, self._most_connections = most, allowed(most * ADDRESSES)
+        most = max(CALLER_CONNECTIONS, settings.max_streams // STREAMS_OF_CONNECTION)
+        self._most_connections = allowed(most * CALLERS)
+        self._connections = Connections(self._most_connections, most)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # grpc-stubs omits it
         self._parts = AsyncExitStack()
 
@@ -178,7 +179,9 @@ class CloudServer:
             backend, models = self._make_backend(), ModelTransfers(settings, self._bounds)
             study = f"/{SERVICE_NAME}/Read"
             idle_s = self._bounds.idle_timeout_s
-            self._calls = BoundedCalls(settings, idle_s, study, backend.refusals)
+            bounds = settings, idle_s, study, backend.refusals
+            self._calls = BoundedCalls(*bounds, self._connections)
+            parts.callback(asyncio.create_task(self._connections.watch()).cancel)
             self.service, self._inference = OverreadService(backend, models), Inference(backend)
             self._add_gauges()
             own = "address", self._largest_message, SERVICE_NAME
@@ -188,7 +191,7 @@ class CloudServer:
                 self.inference_address = await self._serve(parts, *inference)
             if settings.http_address:
                 app = RestService(self._inference, self._largest_body).app()
-                most = settings.max_streams + ADDRESS_CONNECTIONS
+                most = settings.max_streams + CALLER_CONNECTIONS
                 at = Listener(settings.http_address, "http_address", settings.tls, connections=most)
                 http = serving_here(app, at)
                 self.http_address = (await parts.enter_async_context(http)).address
@@ -285,11 +288,12 @@ class CloudServer:
         add("open_requests", "Inference requests open now", lambda: counts[REQUESTS])
         reading = queue.busy_until_s
         add("instances", "Instances that read", lambda: len(reading))
-        add("connections_ratio", "Part of the allowed connections that is open", self._used)
+        add(
+            "connections_ratio",
+            "Part of the allowed connections that is open",
+            lambda: self._connections.used,
+        )
         add("dropped_instances", "Instances that broke", lambda: self._instances - len(reading))
-
-    def _used(self) -> float:
-        return max((one.used for one in self._connections), default=0.0)
 
     async def _serve(self, parts: AsyncExitStack, setting: str, largest: int, name: str) -> str:
         """Serve the service ``name`` at the address of a setting; return the bound address.
@@ -333,9 +337,7 @@ class CloudServer:
         self._servers.append(server)
         port = address.rpartition(":")[2]
         if port.isdigit():  # not that of a socket of this machine
-            watched = Connections(int(port), self._most_connections, self._most_of_address)
-            self._connections.append(watched)
-            parts.callback(asyncio.create_task(watched.watch()).cancel)
+            self._connections.ports.add(int(port))
         return address
 
     def _bind(self, server: grpc.aio.Server, setting: str) -> str:

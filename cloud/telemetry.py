@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from process.endpoints import OperatorMetrics, process_registry
+from process.endpoints import process_registry
 from process.memory import peak_bytes
 from process.tls import TlsFiles
 from protos import overread_pb2 as pb
@@ -64,8 +64,6 @@ class Telemetry:
         size = "Bytes of messages from callers and to them"
         self.bytes = Counter("bytes", size, ("direction",), **own)
         self.add_gauge("memory_peak_bytes", "Most memory since the start", peak_bytes)
-        self.operators = OperatorMetrics("overread_cloud")
-        self.registry.register(self.operators)
         expiry = ("certificate_expiry_timestamp_seconds", "When each certificate expires")
         self._expiry = Gauge(*expiry, ("setting",), **own)
         # an increase from nothing is no increase to Prometheus: series that alerts need begin at 0

@@ -43,7 +43,6 @@ from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
-from models.runtime.operators import sample
 from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
@@ -153,7 +152,6 @@ def run_agent(
         agent.telemetry.observe_link(estimate)
         if isinstance(second, Escalator):
             agent.telemetry.traffic.traffic = second.traffic
-        agent.telemetry.operators.sample = partial(sample, settings.screening_model)
         agent.links = partial(_links, settings, second)
         held.enter_context(draining(agent.stop))
         for part in agent.parts:

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from edge.link.estimate import LinkEstimate
 from edge.link.link import Traffic
 from edge.report.model import Report
-from process.endpoints import OperatorMetrics, process_registry
+from process.endpoints import process_registry
 from process.memory import peak_bytes
 from process.tls import TlsFiles
 
@@ -47,9 +47,8 @@ class Telemetry:
         self._round_trip = self.gauge(
             "cloud_round_trip_seconds", "Median time of a small message to the cloud and back"
         )
-        self.operators, self.traffic = OperatorMetrics("overread_edge"), TrafficMetrics()
-        for collector in (self.operators, self.traffic):
-            self.registry.register(collector)
+        self.traffic = TrafficMetrics()
+        self.registry.register(self.traffic)
         text = "Most memory in each stage of the last study; read child: that of the process"
         self._memory, self._stage = self.gauge("memory_peak_bytes", text, "stage"), ""
         self._expiry = self.gauge(

@@ -7,7 +7,6 @@
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,8 +15,6 @@ from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -72,45 +69,6 @@ def process_registry(prefix: str) -> CollectorRegistry:
     build = Gauge(f"{prefix}_build_info", "1 for this version", ["version"], registry=registry)
     build.labels(version("overread")).set(1)
     return registry
-
-
-class OperatorMetrics(Collector):
-    """Where the time of the process's network goes: sampled once, after the first collection.
-
-    ``sample`` returns shares of time by type of operator, the operations a second, and those that
-    the CPU can do. Its thread has a low priority: collecting does not wait for it. The process ends
-    after it, so it must not starve beside other work.
-    """
-
-    sample: Callable[[], tuple[Mapping[str, float], float, float]] | None = None
-
-    def __init__(self, prefix: str) -> None:
-        self._lock = threading.Lock()
-        share = "Share of the network's time by type of operator, sampled once on one thread"
-        rate = "Operations a second of the network, and the measured peak of the CPU"
-        self._share = GaugeMetricFamily(f"{prefix}_operator_ratio", share, labels=["operator"])
-        self._rate = GaugeMetricFamily(f"{prefix}_operations_per_second", rate, labels=["of"])
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield what was sampled; at first nothing."""
-        with self._lock:
-            sample, self.sample = self.sample, None
-        if sample is not None:
-            # no daemon, as who collects is: Python ends those inside of the engine, with SIGABRT
-            threading.Thread(target=self._take, args=[sample], daemon=False).start()
-        yield from (self._share, self._rate)
-
-    def _take(self, sample: Callable[[], tuple[Mapping[str, float], float, float]]) -> None:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
-        try:
-            shares, achieved, peak = sample()
-        except Exception:  # whatever it is: a site's own network may take what no sample has
-            return
-        for kind, share in shares.items():
-            self._share.add_metric([kind], share)
-        self._rate.add_metric(["network"], achieved)
-        self._rate.add_metric(["peak"], peak)
 
 
 @contextmanager

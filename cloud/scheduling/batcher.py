@@ -63,6 +63,7 @@ class Batcher:
         self.queue = scheduler(rules or Rules(), self.timing, clock)
         self._batches = self._failures = self._running = 0
         self._arrived, self._last_batch_s = asyncio.Event(), -math.inf
+        self._returned = -1, list[asyncio.Future[RoiResult]]()  # which instance failed at what
 
     async def __aenter__(self) -> Self:
         self._loops = [asyncio.create_task(self._run(i)) for i in range(len(self._stages))]
@@ -164,6 +165,10 @@ class Batcher:
         began_s, n, failures = -math.inf, 0, 0
         while True:
             await self._stages[i].enter()
+            failed, returned = self._returned
+            if failed == i:  # another instance has the first turn at what went back
+                await asyncio.wait(returned, timeout=self.timing.latency.bound_s(len(returned)))
+                self._returned = -1, returned
             freed_s, busy = self.clock(), self._delay_left_s() <= 0.0
             self.queue.busy_until_s[i] = -math.inf
             rois, waited = await self._next_batch()
@@ -228,16 +233,33 @@ class Batcher:
         except Exception as error:  # whatever it is, every caller must get an outcome
             self._failures += 1
             failed = error if isinstance(error, ModelFailed) else ModelFailed(repr(error))
-            _log.error("batch failed", rois=len(rois), reason=failed.reason, exc_info=error)
+            if not all(roi.failed for roi in rois):  # else it may be the ROIs, not the instance
+                self._watchdog.failed(i, failed.reason)
+            again = self._put_back(i, rois)
+            said = {"rois": len(rois), "again": len(again), "reason": failed.reason}
+            _log.error("batch failed", **said, exc_info=error)
+            rois = [roi for roi in rois if roi not in again]
             for roi in rois:
                 if roi.waits:
                     roi.result.set_exception(ModelFailed(failed.reason))
-            self._watchdog.failed(i, failed.reason)
         finally:
             self._last_batch_s = self.clock()
             self._running -= 1
             for roi in rois:
                 roi.result.cancel()  # has an effect only if the service stops
+
+    def _put_back(self, i: int, rois: list[WaitingRoi]) -> list[WaitingRoi]:
+        """Return what another instance than ``i`` shall read: it is in the queue, for once."""
+        again = [roi for roi in rois if roi.waits and not roi.failed]
+        if not again or not self.queue.busy_until_s.keys() - {i}:
+            return []
+        for roi in again:
+            roi.failed = True
+            self.queue.put(roi)
+        if all(result.done() for result in self._returned[1]):  # one instance at a time holds back
+            self._returned = i, [roi.result for roi in again]
+        self._arrived.set()
+        return again
 
     def _deliver(self, rois: list[WaitingRoi], read: BatchResult, at_s: float, batch: int) -> None:
         # each ROI has an equal part of the batch's time; that of unwanted and late ones is wasted

@@ -88,8 +88,9 @@ class WaitingRoi:
 
     It gets ``voxels``, uint8 ``(z, y, x)``, and ``result`` once it is admitted. Its caller awaits
     ``result``; cancelling that takes the ROI out of the queue. A probe is read even if it is
-    expected to be late, so that the cost of a batch is measured again. ``start`` is its place in
-    fair queueing: what its site had before, in ROIs divided by the site's weight.
+    expected to be late, so that the cost of a batch is measured again. ``failed`` is whether a
+    batch with it has failed. ``start`` is its place in fair queueing: what its site had before, in
+    ROIs divided by the site's weight.
     """
 
     deadline: Deadline
@@ -97,6 +98,7 @@ class WaitingRoi:
     arrived_s: float
     site: str = UNKNOWN_SITE
     is_probe: bool = False
+    failed: bool = False
     voxels: UInt8Array = field(init=False)
     result: asyncio.Future[RoiResult] = field(init=False)
     start: float = 0.0

@@ -4,8 +4,10 @@
 comes up again, so that no study waits for one that is down, and keep the connection open.
 """
 
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ import structlog
 
 from edge.errors import BadSettings
 from edge.link.link import CONNECT_S, Link
-from edge.link.replicas import Replicas
+from edge.link.replicas import Replica, Replicas
 from edge.settings.core import EdgeSettings
 from process.tls import diagnose, replicas_of
 from protos import overread_pb2 as pb
@@ -33,8 +35,9 @@ GRACE_SHARE = 0.05
 DOWN_PAUSE_S = 1.0
 """The longest pause between two checks while the cloud is down."""
 
-# All replicas that an address leads to, in turn. gRPC's own health checks stay off: where a
-# connection ends as it begins they end the process (1.76 to 1.85). One that stops says GOAWAY.
+# The replicas that an address leads to, in turn: few, see `Replicas`. gRPC's own health checks stay
+# off: where a connection ends as it begins they end the process (1.76 to 1.85). One that stops says
+# GOAWAY.
 BALANCED = (
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
@@ -111,8 +114,9 @@ def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -
 
     Several addresses with commas between them are replicas, and so is what a name leads to.
 
-    Channels to one address share a connection, except one that is ``alone``. Certificates that
-    expire soon are logged; those that are renewed are used for the next call.
+    Channels to one address share a connection, except one that is ``alone``: it has one connection
+    for itself. Certificates that expire soon are logged; those that are renewed are used for the
+    next call.
 
     Raises:
         BadSettings: a certificate or key cannot be used.
@@ -125,14 +129,19 @@ def open_channel(address: str, settings: EdgeSettings, *, alone: bool = False) -
         for warning in files.warnings():
             log.warning("a certificate expires soon", reason=warning)
 
-    def opened(one: str) -> grpc.Channel:
+    def opened(one: Replica) -> grpc.Channel:
+        more: tuple[tuple[str, int | str], ...] = options
+        if one.address != one.named:  # no proxy for the name, so none for what it leads to
+            more = (*more, ("grpc.default_authority", one.named), ("grpc.enable_http_proxy", 0))
         if files.ca is None:
-            return grpc.insecure_channel(one, options=options)
+            return grpc.insecure_channel(one.address, options=more)
         credentials = grpc.ssl_channel_credentials(*files.current().contents)
-        return grpc.secure_channel(one, credentials, options=options)
+        return grpc.secure_channel(one.address, credentials, options=more)
 
-    replicas = Replicas(replicas_of(address), opened, files.current, CONNECT_S)
-    return cast(grpc.Channel, replicas)
+    seed = f"{socket.gethostname()} {uuid.getnode()}"  # the names of machines may be alike
+    most = 1 if alone else settings.cloud.replicas
+    common = replicas_of(address), opened, files.current, CONNECT_S
+    return cast(grpc.Channel, Replicas(*common, most=most, seed=seed))
 
 
 DIAGNOSE_EVERY_S = 30.0

@@ -85,6 +85,7 @@ class CloudClientSettings(Table):
     Attributes:
         address: ``HOST:PORT`` of the cloud, several with commas between them, or ``off``; None for
             no second reading.
+        replicas: largest number of replicas of a cloud to which the edge is connected at a time.
         fallback: ``HOST:PORT`` of a second, separate cloud, used while the first is down or
             refuses.
         tls: files of TLS with both clouds; setting ``ca`` enables it.
@@ -100,6 +101,7 @@ class CloudClientSettings(Table):
     """
 
     address: str | None = None
+    replicas: int = Field(default=4, ge=1)
     fallback: str | None = None
     tls: TlsFiles = Field(default_factory=TlsFiles)
     insecure: bool = False

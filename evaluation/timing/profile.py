@@ -23,13 +23,13 @@ from evaluation.process_memory import peak_memory, together_mb
 from evaluation.receiving.receiving import ANSWER_S, put
 from evaluation.receiving.sender import copied
 from evaluation.run import SHARE, Bar, Result, Table, command, each
+from evaluation.timing.operators import achieved, layers_of, peak, shares
 from evaluation.world import free_ports, running_agent, running_cloud
 from imaging.dicom.arrival import files_of
 from imaging.dicom.header import is_dicom, read_head
 from models.runtime import hardware
 from models.runtime.artifacts import find
 from models.runtime.errors import MissingData
-from models.runtime.operators import achieved, layers_of, peak, shares
 
 READINGS = 10
 """Readings that count; one before them does not."""

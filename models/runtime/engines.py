@@ -199,6 +199,8 @@ def _start_onnxruntime(
     options.log_severity_level = 3
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if fused else levels.ORT_DISABLE_ALL
+    for threads_of in ("intra", "inter"):  # waiting threads would take the cores of other work
+        options.add_session_config_entry(f"session.{threads_of}_op.allow_spinning", "0")
     # without VNNI its kernels would cut off sums of two products at 16 bits; else this does nothing
     options.add_session_config_entry("session.x64quantprecision", "1")
     provider, _, number = device.partition(":")

@@ -93,7 +93,7 @@ def run(reader: Any, scenario: Callable[[Batcher], Coroutine[Any, Any, None]]) -
 
 
 def test_two_workers_read_and_a_dead_one_starts_again() -> None:
-    """Its batch fails, alone; then both read again. The model's own error is passed on."""
+    """The other gets its batch, for once; then both read again. An error of the model is told."""
 
     async def scenario(batcher: Batcher) -> None:
         before = await processes(batcher)
@@ -106,7 +106,7 @@ def test_two_workers_read_and_a_dead_one_starts_again() -> None:
         after = await processes(batcher)
         while len(after) < 2:
             after = await processes(batcher)
-        assert len(before & after) == 1
+        assert not before & after  # the batch that killed one was given to the other
         assert len(batcher.queue.busy_until_s) == 2
 
     with open_instances(SETTINGS, open_one) as reader:
@@ -121,8 +121,12 @@ def test_a_hanging_actor_is_dropped_and_an_error_at_the_start_keeps_its_class(
 ) -> None:
     async def scenario(batcher: Batcher) -> None:
         monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 1.0)
-        with pytest.raises(ModelFailed, match="the model hangs"):
-            await submit(batcher, 201)
+        hung = submit(batcher, 201)
+        while not batcher._running:
+            await asyncio.sleep(0.01)
+        hung.cancel()  # the other would hang too
+        while len(batcher.queue.busy_until_s) == 2:
+            await asyncio.sleep(0.01)
         monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 60.0)
         assert len(batcher.queue.busy_until_s) == 1
         assert len(await processes(batcher)) == 1

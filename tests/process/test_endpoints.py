@@ -1,8 +1,6 @@
 """Metrics, healthz and readyz over real HTTP."""
 
 import json
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
-from process.endpoints import Checks, OperatorMetrics, Pulse, serving_metrics
+from process.endpoints import Checks, Pulse, serving_metrics
 
 
 def get(address: str, path: str) -> tuple[int, Any]:
@@ -79,31 +77,3 @@ def test_a_loop_without_progress_is_told() -> None:
     assert pulse.problem() == "no progress for 31 s"
     pulse.beat()
     assert pulse.problem() == ""
-
-
-def test_the_network_is_sampled_once_after_the_first_collection() -> None:
-    """A network that cannot be sampled has no values, and harms nothing."""
-    taken = list[int]()
-
-    def sample() -> tuple[dict[str, float], float, float]:
-        taken.append(1)
-        assert not threading.current_thread().daemon, "it would end inside of the engine"
-        return {"Convolution": 0.75}, 3e11, 6e11
-
-    operators, failing = OperatorMetrics("overread_edge"), OperatorMetrics("overread_cloud")
-    registry = CollectorRegistry()
-    registry.register(operators)
-    assert taken == []
-    operators.sample, failing.sample = sample, lambda: 1 / 0  # type: ignore[assignment, return-value]
-    collecting = threading.Thread(target=lambda: list(registry.collect()), daemon=True)
-    until_s = time.monotonic() + 20
-    collecting.start()
-    collecting.join()
-    while registry.get_sample_value("overread_edge_operations_per_second", {"of": "peak"}) is None:
-        assert time.monotonic() < until_s
-    value = registry.get_sample_value
-    assert value("overread_edge_operator_ratio", {"operator": "Convolution"}) == 0.75
-    assert value("overread_edge_operations_per_second", {"of": "network"}) == 3e11
-    for _ in range(2):
-        assert not any(one.samples for one in failing.collect())
-    assert taken == [1]

@@ -1,9 +1,11 @@
 """Several replicas behind one setting, each with a certificate of its own: real clouds."""
 
 import shutil
+import socket
 import ssl
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,8 +15,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from cloud.connections import MAPPED, kernel_form
 from edge.escalation.client import SecondReader, open_second_reader
+from edge.link import replicas
 from edge.link.channel import Diagnosis
+from edge.link.replicas import Replica, rank
 from edge.settings.core import EdgeSettings, load_settings
 from evaluation.load.traffic import noise
 from evaluation.sleeping_cloud import program
@@ -145,6 +150,76 @@ def test_renewed_certificates_are_used_from_the_next_connection_on(live: Path) -
         for study in studies:
             study.join()
         assert counts == [1, 1]
+
+
+class Names:
+    """What a name leads to, as a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+        self.hosts = hosts
+        monkeypatch.setattr("socket.getaddrinfo", self._look_up)
+        monkeypatch.setattr(replicas, "LOST_S", 0.0)
+        monkeypatch.setattr(replicas, "LOOK_UP_S", 0.0)
+
+    def _look_up(self, host: str, port: str, **_: Any) -> list[Any]:
+        if host == "localhost" and not self.hosts:
+            raise socket.gaierror
+        found = self.hosts if host == "localhost" else (host,)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, int(port))) for one in found]
+
+
+def open_connections(*clouds: RunningCloud) -> list[bool]:
+    """To which clouds a connection is open, as the kernel lists them."""
+    tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table]
+    to = {local.removeprefix(MAPPED) for _, local, _, state, *_ in lines if state == "01"}
+    return [kernel_form(f"ipv4:{cloud.server.address}") in to for cloud in clouds]
+
+
+def test_an_edge_connects_to_few_of_the_replicas_behind_a_name(
+    live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It changes to others when those are down, and when the name leads elsewhere."""
+    names = Names(monkeypatch, *(f"127.0.0.{number}" for number in range(1, 10)))
+    with ExitStack() as held:
+        tls = ServerTlsFiles.model_validate(tls_of(live, "localhost", ""))
+        first = held.enter_context(run_cloud(tls=tls, address="127.0.0.1:0"))
+        port = first.address.rpartition(":")[2]
+        clouds = [first] + [
+            held.enter_context(run_cloud(tls=tls, address=f"127.0.0.{number}:{port}"))
+            for number in (2, 3, 4)  # the other five are down
+        ]
+        settings = edge_of(live, f"localhost:{port}")
+        settings = settings.model_copy(
+            update={"cloud": settings.cloud.model_copy(update={"replicas": 2})}
+        )
+        reader = held.enter_context(reader_of(settings))
+        until(lambda: answered(reader, 1) == 1 and sum(open_connections(*clouds)) == 2)
+        assert answered(reader, 10) == 10
+        assert sum(open_connections(*clouds)) == 2
+        names.hosts = ("127.0.0.3", "127.0.0.4", "127.0.0.9")
+        until(lambda: answered(reader, 1) == 1 and not any(open_connections(*clouds[:2])))
+        until(lambda: answered(reader, 1) == 1 and all(open_connections(*clouds[2:])))
+        names.hosts = ()  # nothing is found: gRPC looks it up itself
+        until(lambda: answered(reader, 1) == 1 and open_connections(*clouds)[0])
+
+
+def test_every_replica_has_about_as_many_edges() -> None:
+    """And where one of them goes, only its edges change to others."""
+    known = [Replica(f"10.0.0.{number}:50051", "cloud:50051") for number in range(100)]
+
+    def chosen(among: list[Replica]) -> list[list[Replica]]:
+        return [
+            sorted(among, key=lambda one: rank(one, f"edge {seed}"))[:4] for seed in range(1000)
+        ]
+
+    before, after = chosen(known), chosen(known[1:])
+    edges = Counter(one for few in before for one in few)
+    assert len(edges) == 100
+    assert 15 < min(edges.values()) <= max(edges.values()) < 70
+    moved = [few for few, now in zip(before, after, strict=True) if few != now]
+    assert all(known[0] in few for few in moved)
+    assert len(moved) == edges[known[0]]
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import pytest
 
 from models.runtime import engines
@@ -104,3 +105,17 @@ for engine in ("onnxruntime", "openvino"):
     subprocess.run([sys.executable, "-c", code], check=True, env=environment | home)
     left = [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*") if one.is_file()]
     assert all(one.startswith(".cache/overread/compiled/") for one in left)
+
+
+def test_threads_of_onnxruntime_that_wait_take_no_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, options = onnxruntime.InferenceSession, list[Any]()
+
+    def open_it(content: bytes, given: Any, **more: Any) -> Any:
+        options.append(given)
+        return opened(content, given, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_it)
+    start("onnxruntime", find("screening-small-int8").content(), 2)
+    for threads in ("intra", "inter"):
+        entry = f"session.{threads}_op.allow_spinning"
+        assert options[0].get_session_config_entry(entry) == "0"

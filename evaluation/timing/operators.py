@@ -5,25 +5,21 @@ the CPU is that of a large convolution on the same engine.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from models.runtime import hardware
-from models.runtime.artifacts import WEIGHTS, Artifact, find
+from models.runtime.artifacts import Artifact
 from models.runtime.rewrites import rewritten
 
 with suppress(ImportError):  # without it, nothing is profiled
     import openvino
-
-SAMPLE_SIDE = 96
-"""Side of the box in voxels that a sample reads."""
 
 _CHANNELS, _SIDE, _LAYERS, _WARM_UP = 128, 16, 4, 2
 
@@ -45,18 +41,6 @@ class Layer:
     def rate(self) -> float:
         """Operations a second."""
         return self.operations / max(self.took_s, 1e-6)
-
-
-def sample(
-    name: str, folder: Path = WEIGHTS, rounds: int = 3
-) -> tuple[Mapping[str, float], float, float]:
-    """Profile a few passes of an artifact on one thread; errors as `artifacts.find`.
-
-    Returns the `shares` of its time, its rate and that of the CPU, in operations a second.
-    """
-    artifact = find(name, folder)
-    layers = layers_of(artifact, (SAMPLE_SIDE,) * 3, 1, rounds)
-    return shares(layers), achieved(layers), peak(1, int8=artifact.precision != "fp32")
 
 
 def layers_of(

@@ -1,7 +1,7 @@
 import pytest
 
+from evaluation.timing.operators import Layer, achieved, layers_of, peak, shares
 from models.runtime.artifacts import find
-from models.runtime.operators import Layer, achieved, layers_of, peak, sample, shares
 
 
 def test_layers_have_the_operations_of_the_network() -> None:
@@ -28,8 +28,8 @@ def test_figures_of_layers_by_hand() -> None:
     assert layers[0].rate == pytest.approx(2e6)
 
 
-def test_a_sample_has_shares_of_one_and_a_rate_below_the_peak() -> None:
-    found, achieved_a_second, peak_a_second = sample("hybrid-int8", rounds=1)
-    assert sum(found.values()) == pytest.approx(1.0)
-    assert 0 < achieved_a_second < peak_a_second
+def test_a_network_has_shares_of_one_and_a_rate_below_the_peak() -> None:
+    layers = layers_of(find("hybrid-int8"), (), 1, rounds=1)
+    assert sum(shares(layers).values()) == pytest.approx(1.0)
+    assert 0 < achieved(layers) < peak(1, int8=True)
     assert peak(1, int8=False, rounds=2) > 0
