@@ -117,7 +117,7 @@ class Target(ABC):
                         raise Unreachable(refusal.code)
         except Unreachable as error:
             unreachable = str(error)
-        doubtful = {one.name: _uids(one) for one in files
+        doubtful = {one.name: uids_of(one) for one in files
                     if one.name in refused and not refused[one.name].of_class}  # fmt: skip
         for name in self._has(doubtful) if doubtful else ():
             stored.append(name)
@@ -154,7 +154,8 @@ def decoded(file: Path) -> pydicom.Dataset | None:
     return plain
 
 
-def _uids(file: Path) -> Uids:
+def uids_of(file: Path) -> Uids:
+    """Return the UIDs of a DICOM file that can be read."""
     data = pydicom.dcmread(file, stop_before_pixels=True)
     return str(data.StudyInstanceUID), str(data.SeriesInstanceUID), str(data.SOPInstanceUID)
 
