@@ -251,26 +251,23 @@ class Sender:
         elif sent.unreachable or (lacks and not (sent.stored or delivery.stored)):
             if not sent.unreachable:
                 self._refused_until[_identity(delivery)] = self._clock() + LONGEST_PAUSE_S
-            why = sent.unreachable or lacks
-            self._ended(delivery, DeliveryStep.SENDING, why, sent.stored, counts=False)
+            waits = DeliveryStep.SENDING, sent.unreachable or lacks, sent.stored
+            self._noted(exports.ended, delivery, *waits, counts=False)
         else:
             if not lacks:  # it only saves sending it again after the database is lost
                 with suppress(OSError):
                     (folder / f"{_SENT}{self._name}").touch(mode=0o600)
                     sync_folder(folder)
-            self._ended(delivery, DeliveryStep.SENT, lacks, sent.stored)
+            self._noted(exports.ended, delivery, DeliveryStep.SENT, lacks, sent.stored)
             if sent.stored:
                 names = {"study_key": key, "version": delivery.version, "target": self._name}
                 log.info("delivered", **names, objects=len(sent.stored))
 
-    def _ended(self, *what: Any, **how: Any) -> None:
-        self._noted(partial(self._exports.ended, *what, **how))
-
-    def _noted(self, note: Callable[[], bool | None]) -> bool | None:
+    def _noted(self, note: Callable[..., bool | None], *what: Any, **how: Any) -> bool | None:
         """Note what was sent, however long another process holds the database: once is enough."""
         while True:
             try:
-                return note()
+                return note(*what, **how)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or self._stopped():
                     raise
@@ -307,7 +304,7 @@ class Sender:
         }
         answers = {classes[name]: why.code for name, why in not_taken.items()}
         answers |= dict.fromkeys((classes[name] for name in sent.stored), "")
-        if self._noted(partial(self._exports.note_answers, self._name, answers)):
+        if self._noted(self._exports.note_answers, self._name, answers):
             self._refused_until.clear()  # what has waited for a class that is taken again
         refused = {name: why for name, why in sent.refused.items() if name not in not_taken}
         return replace(sent, refused=refused, not_taken=not_taken)
@@ -322,13 +319,13 @@ class Sender:
         if attempts >= MAX_ATTEMPTS:
             self._give_up(delivery, reason, sent)
             return
-        self._ended(delivery, DeliveryStep.SENDING, reason, sent.stored)
+        self._noted(self._exports.ended, delivery, DeliveryStep.SENDING, reason, sent.stored)
         wait_s = _pause_s(attempts, self._jitter)
         self._refused_until[_identity(delivery)] = self._clock() + wait_s
         log.warning("delivery refused", **self._words(delivery, sent), pause_s=round(wait_s, 1))
 
     def _give_up(self, delivery: Delivery, reason: str, sent: Sent) -> None:
-        self._ended(delivery, DeliveryStep.DEAD, reason, sent.stored)
+        self._noted(self._exports.ended, delivery, DeliveryStep.DEAD, reason, sent.stored)
         self._refused_until.pop(_identity(delivery), None)
         hint = "overread-edge targets says why, overread-edge resend sends it again"
         log.error("dead letter", **self._words(delivery, sent), hint=hint)

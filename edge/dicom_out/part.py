@@ -116,10 +116,7 @@ def deliveries_panel(site: Site) -> Panel:
                 for name, one in sorted(exports.backlogs().items())
             ]
             refused = {name: exports.not_taken(name) for name in exports.targets}
-            lacking: list[Any] = [
-                *exports.unmade(),
-                *reversed(exports.deliveries(DeliveryStep.DEAD)),
-            ]
+            lacking: list[Any] = [*exports.unmade(), *exports.deliveries(DeliveryStep.DEAD)[::-1]]
             dead = [
                 {
                     "letter": one,

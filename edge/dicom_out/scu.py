@@ -17,15 +17,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.status import STATUS_SUCCESS, STATUS_WARNING, code_to_category
 
-from edge.dicom_out.targets import (
-    MAX_REASON,
-    Refusal,
-    Store,
-    Target,
-    Uids,
-    Unreachable,
-    status_words,
-)
+from edge.dicom_out.targets import MAX_REASON, Refusal, Store, Target, Unreachable, status_words
 from edge.settings.targets import DicomTarget
 from process.http import host_and_port
 from process.text import printable_line
@@ -80,7 +72,7 @@ class DicomNode(Target):
             log.warning("stored with a warning", target=self._settings.name, why=why)
         return None
 
-    def _has(self, files: Mapping[str, Uids]) -> set[str]:
+    def _has(self, files: Mapping[str, tuple[str, str, str]]) -> set[str]:
         """Ask by C-FIND for each instance (PS3.4, C.4.1); see `Target`."""
         found, query = set[str](), pydicom.Dataset()
         query.QueryRetrieveLevel = "IMAGE"

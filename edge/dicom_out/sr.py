@@ -159,25 +159,28 @@ def _observer(device: Device) -> ObservationContext:
 
 def _summary(report: Report) -> MeasurementsAndQualitativeEvaluations:
     """Return the group of the whole series, so that an empty list of findings is one too."""
-    counts: list[tuple[CodedConcept, int]] = [
+    counts = (
         (terms.FINDINGS, len(report.findings)),
         (terms.POSSIBLE_FINDINGS, len(report.possible)),
-    ]
-    evaluations: list[tuple[Code | CodedConcept, Code | CodedConcept]] = [
-        (terms.DETECTIONS, terms.STATUSES[SecondReading.COMPLETE]),
-        (terms.ANALYSES, terms.STATUSES[report.second_reading]),
-        (terms.SECOND_READING, terms.SECOND_READINGS[report.second_reading]),
+    )
+    was_read = report.rejection is None
+    edge, cloud = SecondReading.COMPLETE, report.second_reading
+    if not was_read:
+        edge, cloud = SecondReading.MISSING, SecondReading.OFF
+    evaluations = (
+        (terms.DETECTIONS, terms.STATUSES[edge]),
+        (terms.ANALYSES, terms.STATUSES[cloud]),
+        (terms.SECOND_READING, terms.SECOND_READINGS[cloud]),
         (terms.GUARANTEE_GIVEN, terms.YES_NO[report.guarantee.given]),
-    ]
-    if report.rejection is not None:
-        failed, none = (terms.STATUSES[one] for one in (SecondReading.MISSING, SecondReading.OFF))
-        counts, evaluations = [], [(terms.DETECTIONS, failed), (terms.ANALYSES, none)]
+    )
     return MeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(uid(report.study_key, "series"), "Overread series"),
         algorithm_id=terms.algorithm(report.models.get("edge", "")),
         finding_sites=[FindingSite(terms.LUNG)],
-        measurements=[Measurement(name, count, terms.ONE) for name, count in counts],
-        qualitative_evaluations=[QualitativeEvaluation(*one) for one in evaluations],
+        measurements=[Measurement(name, count, terms.ONE) for name, count in counts if was_read],
+        qualitative_evaluations=[
+            QualitativeEvaluation(*one) for one in evaluations[: 4 if was_read else 2]
+        ],
     )
 
 

@@ -12,7 +12,7 @@ import requests
 from dicomweb_client.web import DICOMwebClient
 from urllib3.exceptions import NewConnectionError
 
-from edge.dicom_out.targets import MAX_REASON, Refusal, Store, Target, Uids, Unreachable
+from edge.dicom_out.targets import MAX_REASON, Refusal, Store, Target, Unreachable
 from edge.errors import BadSettings
 from edge.settings.targets import DicomWebTarget
 from edge.settings.tokens import read_token
@@ -56,7 +56,7 @@ class DicomWebService(Target):
 
             yield store
 
-    def _has(self, files: Mapping[str, Uids]) -> set[str]:
+    def _has(self, files: Mapping[str, tuple[str, str, str]]) -> set[str]:
         """Ask by QIDO-RS for each instance; see `Target`."""
         found = set[str]()
         # a service without search, or that cannot be reached now, does not say

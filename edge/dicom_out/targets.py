@@ -81,8 +81,6 @@ class Sent:
     not_taken: Mapping[str, Refusal] = field(default_factory=dict)
 
 
-Uids = tuple[str, str, str]
-"""Those of a study, a series and an instance."""
 Store = Callable[[Path | pydicom.Dataset], Refusal | None]
 """Sends one object; returns why it is refused, None if it is stored."""
 
@@ -129,8 +127,8 @@ class Target(ABC):
         """Return the connection for these files; it and what it yields raise `Unreachable`."""
 
     @abstractmethod
-    def _has(self, files: Mapping[str, Uids]) -> set[str]:
-        """Return the names of those of these files that the target has, as far as it says so."""
+    def _has(self, files: Mapping[str, tuple[str, str, str]]) -> set[str]:
+        """Return which of these names, with their UIDs, the target has, as far as it says so."""
 
     @abstractmethod
     def echo(self) -> str:
@@ -154,8 +152,8 @@ def decoded(file: Path) -> pydicom.Dataset | None:
     return plain
 
 
-def uids_of(file: Path) -> Uids:
-    """Return the UIDs of a DICOM file that can be read."""
+def uids_of(file: Path) -> tuple[str, str, str]:
+    """Return the UIDs of study, series and instance of a DICOM file that can be read."""
     data = pydicom.dcmread(file, stop_before_pixels=True)
     return str(data.StudyInstanceUID), str(data.SeriesInstanceUID), str(data.SOPInstanceUID)
 

@@ -117,8 +117,8 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
     put(tmp_path / "inbox", "a")
     work(tmp_path, pacs.port, sent=1)
     settings = settings_in(tmp_path, targets=(pacs_at(pacs.port),), retention__reports_days=1.0)
-    all_settings = settings_in(tmp_path, targets=(pacs_at(pacs.port),),
-                               retention__reports_days=1.0, retention__studies_days=1.0)  # fmt: skip
+    days: dict[str, float] = {"retention__reports_days": 1.0, "retention__studies_days": 1.0}
+    all_settings = settings_in(tmp_path, targets=(pacs_at(pacs.port),), **days)
     folders = AgentFolders.of(settings)
     with open_store(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
         (key,) = keys(tmp_path).values()
