@@ -166,9 +166,11 @@ class ObjectMaker:
 
     def _none(self, export: Export, reason: str, *, is_fault: bool = True) -> None:
         self._exports.not_made(export, reason, is_fault=is_fault)
-        tell = log.error if is_fault else log.warning
         names = {"study_key": export.study_key, "version": export.version}
-        tell("no objects of this report", **names, hint="overread-edge targets says why")
+        if is_fault:
+            log.error("objects not made", **names, hint="overread-edge targets says why")
+        else:
+            log.warning("no objects of this report", **names)
 
 
 class Sender:

@@ -218,10 +218,7 @@ class ExportStore:
             )
 
     def not_made(self, export: Export, reason: str, *, is_fault: bool) -> None:
-        """Note that there are no objects, and why; what was to be sent of them is dropped.
-
-        ``is_fault``: there should be some (NOT_MADE), else there is nothing to make them of (NONE).
-        """
+        """Note why there are no objects, for a fault NOT_MADE, else NONE; drop what was due."""
         step = ExportStep.NOT_MADE if is_fault else ExportStep.NONE
         with self._durable(step):
             self._move(export, step, reason)
@@ -378,9 +375,8 @@ class ExportStore:
     def held(self, *, studies: bool = False) -> set[str]:
         """Return the studies whose reports are needed: not all targets have all objects.
 
-        A dead letter, and objects that cannot be made, need them until a person has dealt with it:
-        the latter with the images (``studies``), of which the results are nowhere else. A target
-        that is not set up any more needs nothing.
+        A dead letter needs them until a person has dealt with it, and so do objects that cannot be
+        made, with the images (``studies``). A target that is not set up any more needs nothing.
         """
         query, given = "SELECT study_key FROM exports WHERE step = 'not made'", list[str]()
         if not studies:

@@ -151,8 +151,7 @@ def _subject(headers: Sequence[Dataset]) -> Dataset:
 def built(keyword: str, value: Any) -> Any:
     """Return the value of an attribute, made again; None where it is empty or cannot be made.
 
-    Of several values where one is allowed, the first text is taken. Other kinds, as two dates of
-    birth, say nothing.
+    Of several where one is allowed, the first text is taken; two dates of birth say nothing.
     """
     vr, is_single = dictionary_VR(keyword), dictionary_VM(keyword) == "1"
     is_many = isinstance(value, list | tuple) or hasattr(value, "append")
@@ -169,11 +168,7 @@ def built(keyword: str, value: Any) -> Any:
 
 
 def _built(vr: str, value: Any) -> Any:
-    """Return one value, made again.
-
-    Raises:
-        ValueError: it does not follow its representation, or no calendar and no clock has it.
-    """
+    """Return one value, made again; a ValueError where it, or a day or time of it, cannot be."""
     text = str(value)
     if vr == "DS":  # with more digits than allowed it is still a number
         return DSfloat(float(text), auto_format=True)

@@ -4,8 +4,7 @@ Each finding and possible finding is one measurement group of a volume (TID 1411
 as a point in the frame of reference. Where there is a segment, the group refers to it. The document
 is the root of all objects of its version, and refers to the others too.
 
-A study that was not read has no counts, which would read like those of healthy lungs, but the
-status *Failed*, the reason, and an incomplete document.
+A study that was not read has the status *Failed* and no counts: 0 reads like healthy lungs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

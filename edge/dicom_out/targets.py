@@ -45,11 +45,8 @@ class Refusal:
 
     @classmethod
     def of(cls, status: int, comment: str = "") -> "Refusal | None":
-        """Return what a failure means: a full target (PS3.4, B.2), a class (PS3.7, C.4.1).
-
-        That the target has the object already is none (PS3.7, C.5.1).
-        """
-        if status == 0x0111:
+        """Return what a failure means: a full target (PS3.4, B.2), a class (PS3.7, C.4.1)."""
+        if status == 0x0111:  # it has the object already (PS3.7, C.5.1)
             return None
         is_full, of_object = 0xA700 <= status <= 0xA7FF, 0xA900 <= status <= 0xA9FF
         of_class = of_object or status == 0x0122
