@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ ROOM_BYTES = 100_000_000
 
 StepHook = Callable[[Enum, bool], None]
 """Called with each durable step twice: just before it is made durable (False) and just after."""
+
+_WRITING = threading.RLock()
+"""Held by the one of this process's threads that writes; SQLite gives no order to those that wait,
+and one of many would wait longer than `BUSY_S`."""
 
 log = structlog.get_logger()
 
@@ -95,8 +100,8 @@ class StoreExtension(Protocol):
     def forget_report(self, key: str) -> None:
         """Delete what is known of a report that is gone; part of the transaction that says so."""
 
-    def held(self) -> set[str]:
-        """Return the keys of the studies whose reports must stay."""
+    def held(self, *, studies: bool = False) -> set[str]:
+        """Return the keys of the studies whose reports must stay; or whose images must."""
 
 
 Extend = Callable[[sqlite3.Connection, AuditTrail, StepHook], StoreExtension]
@@ -187,14 +192,15 @@ def columns(database: sqlite3.Connection) -> set[str]:
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
     """Run a transaction: at its end everything is durable, after an exception nothing is done."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
+    with _WRITING:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
 
 
 @contextmanager

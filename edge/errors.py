@@ -25,4 +25,12 @@ class UnfitModel(EdgeError):
 
 
 class NotExportable(EdgeError):
-    """No DICOM object can be made of this report; the message says why."""
+    """A report has no DICOM objects although it should; the message says why."""
+
+
+class NotDicom(NotExportable):
+    """There is nothing that objects could be made of: the study was no DICOM series."""
+
+
+class NotApplicable(EdgeError):
+    """One kind of object does not apply to a study; the others are made."""

@@ -1,8 +1,9 @@
 """Remove old studies and reports, where the settings say so; by default nothing is ever removed.
 
 A study or report stays while anything of it is pending or provisional, and whatever its age if it
-is not the agent's own. A report also stays while a target lacks objects of it. The wall clock
-decides the age; while it does not agree with the monotonic clock, nothing is removed.
+is not the agent's own. A report also stays while a target lacks objects of it, and with its study
+while they cannot be made. The wall clock decides the age; while it does not agree with the
+monotonic clock, nothing is removed.
 """
 
 import os
@@ -135,8 +136,10 @@ class RetentionPart(Part):
         return True
 
     def _limit_studies(self) -> bool:
+        held = self.agent.store().held(studies=True)
         ended = {
-            key: (changed, is_pending) for key, _, changed, is_pending in self._ended(Step.DONE)
+            key: (changed, is_pending or key in held)
+            for key, _, changed, is_pending in self._ended(Step.DONE)
         }
         present = (path for path in self._folders.done.iterdir() if path.name in ended)
         kept = [_Kept(path.name, path, *ended[path.name]) for path in present]

@@ -27,6 +27,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+
 
 def write_object(path: Path, *names: str, sop_class: str = EncapsulatedPDFStorage) -> str:
     """Write a small object, and return its UID; the same ``names`` make the same one."""
@@ -60,7 +62,7 @@ class Pacs:
 
     def take(self, *classes: str) -> None:
         """Accept these classes alone from now on."""
-        self.server.contexts = [build_context(kind) for kind in (*classes, Verification)]
+        self.server.contexts = [build_context(kind) for kind in (*classes, Verification, FIND)]
 
     @property
     def kept(self) -> list[str]:
@@ -93,12 +95,17 @@ class Pacs:
 
         entity = AE("PACS")
         if contexts is None:
-            kinds = (EncapsulatedPDFStorage, SecondaryCaptureImageStorage, Verification)
+            kinds = (EncapsulatedPDFStorage, SecondaryCaptureImageStorage, Verification, FIND)
             contexts = [build_context(kind) for kind in kinds]
         entity.supported_contexts = [*contexts]
         for name, value in limits.items():
             setattr(entity, name, value)
-        handlers = [(evt.EVT_C_STORE, store), (evt.EVT_ACCEPTED, opened)]
+
+        def find(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+            if event.identifier.SOPInstanceUID in self.received:
+                yield 0xFF00, event.identifier
+
+        handlers = [(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find), (evt.EVT_ACCEPTED, opened)]
         server = self.server = entity.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=tls
         )
@@ -128,6 +135,7 @@ class StowService:
         routes = [
             Route("/dicom-web/studies", self._store, methods=["POST"]),
             Route("/dicom-web/studies", self._search, methods=["GET"]),
+            Route("/dicom-web/studies/{study}/series/{series}/instances", self._search),
         ]
         config = uvicorn.Config(
             Starlette(routes=routes), "127.0.0.1", 0, log_level="critical", lifespan="off", **tls
@@ -151,7 +159,9 @@ class StowService:
         return not self.token or request.headers.get("authorization") == f"Bearer {self.token}"
 
     async def _search(self, request: Request) -> Response:
-        return JSONResponse([]) if self._admits(request) else Response(status_code=401)
+        uid = request.query_params.get("SOPInstanceUID")
+        found = [{"00080018": {"vr": "UI", "Value": [uid]}}] if uid in self.received else []
+        return JSONResponse(found) if self._admits(request) else Response(status_code=401)
 
     async def _store(self, request: Request) -> Response:
         body = await request.body()

@@ -78,7 +78,7 @@ def send_again(
     to: Annotated[
         str | None, typer.Option(metavar="TARGET", help="Target; by default each one.")
     ] = None,
-    dead: Annotated[bool, typer.Option("--dead", help="All dead letters.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="All that is given up.")] = False,
     every: Annotated[
         bool, typer.Option("--all", help="All versions in order, not the latest alone.")
     ] = False,

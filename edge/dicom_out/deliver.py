@@ -9,8 +9,9 @@ Pauses double from a second up to a quarter of an hour, with jitter. A target th
 pauses as a whole. An object that is refused pauses alone, and becomes a dead letter after
 `MAX_ATTEMPTS`. Pauses are in memory: at a start, and after a resend, everything is due once.
 
-After a dead letter for a SOP class, its next refusal is one at once. It is offered again with all
-that a target gets, behind the rest, and alone once in `LONGEST_PAUSE_S`.
+A SOP class that a target does not take is a property of the target, noted once: no study waits for
+it. It is offered again with all that the target gets, behind the rest. Of a version of which a
+target takes nothing, it is asked alone once in `LONGEST_PAUSE_S`, and the version waits.
 """
 
 import random
@@ -22,6 +23,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import structlog
 
@@ -31,7 +33,7 @@ from edge.dicom_out.exports import Backlog, Delivery, DeliveryStep, Export, Expo
 from edge.dicom_out.scu import DicomNode
 from edge.dicom_out.stow import DicomWebService
 from edge.dicom_out.targets import STOPPED, Refusal, Sent, Target, class_of, kind_of
-from edge.errors import EdgeError
+from edge.errors import EdgeError, NotDicom
 from edge.report.evidence import objects_folder
 from edge.report.write import exported_versions
 from edge.settings.targets import DicomTarget, DicomWebTarget
@@ -55,7 +57,8 @@ _SENT = ".sent-"
 MakeObjects = Callable[[Path, int], Sequence[Path]]
 """Makes the objects of one version of the report in a folder, once, and returns their files.
 
-It raises an `EdgeError` that says why if no objects can be made of it.
+It raises an `EdgeError` that says why if they cannot be made, `NotDicom` if there is nothing to
+make them of.
 """
 
 log = structlog.get_logger()
@@ -135,7 +138,7 @@ class ObjectMaker:
             return
         out = self._outbox / self._store.get(key).report_name
         if export.version not in exported_versions(out, key):
-            self._none(export, "its report is not in the outbox any more")
+            self._none(export, "its report is not in the outbox any more", is_fault=False)
             return
         if export.attempts >= MAX_MAKING:
             self._none(export, f"making its objects has failed {MAX_MAKING} times: see the log")
@@ -146,7 +149,8 @@ class ObjectMaker:
                 files = self._make_objects(out, export.version)
                 span.set_attributes(tracing.attributes(objects=len(files)))
         except EdgeError as error:
-            self._none(export, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            self._none(export, reason, is_fault=not isinstance(error, NotDicom))
             return
         except Exception as error:  # whatever it is, the other reports must be exported
             if is_transient(error) or is_machine_fault(error):
@@ -160,14 +164,13 @@ class ObjectMaker:
         exports.made(export, [path.name.removeprefix(_SENT) for path in folder.glob(f"{_SENT}*")])
         log.info("objects made", study_key=key, version=export.version, objects=len(files))
 
-    def _none(self, export: Export, reason: str) -> None:
-        self._exports.not_made(export, reason)
-        log.warning(
-            "no objects of this report",
-            study_key=export.study_key,
-            version=export.version,
-            hint="overread-edge targets says why",
-        )
+    def _none(self, export: Export, reason: str, *, is_fault: bool = True) -> None:
+        self._exports.not_made(export, reason, is_fault=is_fault)
+        names = {"study_key": export.study_key, "version": export.version}
+        if is_fault:
+            log.error("objects not made", **names, hint="overread-edge targets says why")
+        else:
+            log.warning("no objects of this report", **names)
 
 
 class Sender:
@@ -195,10 +198,11 @@ class Sender:
         self._clock, self._jitter = clock, jitter
         self._failures, self._until, self._resends = 0, float("-inf"), 0
         self._refused_until: dict[tuple[str, int, int], float] = {}
-        self._asks_again_s, self._last = float("-inf"), set[str]()
+        self._asks_again_s = float("-inf")
+        self._last, self._taken = set[str](), set[str]()
         unwanted = [one.sop_class for one in self._exports.not_taken(self._name)]
         unwanted = [one for one in unwanted if not self._is_wanted(one)]
-        self._exports.note_answers(self._name, dict.fromkeys(unwanted, ""), 0)
+        self._exports.note_answers(self._name, dict.fromkeys(unwanted, ""))
 
     def run_once(self) -> bool:
         """Try one delivery; return whether one was due.
@@ -231,7 +235,7 @@ class Sender:
         if not exports.begin_attempt(delivery):
             return
         try:
-            if not folder.is_dir():
+            if not any(folder.glob("*.dcm")):
                 reason = "its objects are not in the outbox any more"
                 self._give_up(delivery, reason, Sent())
                 return
@@ -243,18 +247,32 @@ class Sender:
             log.exception("delivery interrupted", study_key=key, target=self._name)
             sent = Sent(refused={"": Refusal(type(error).__name__, str(error))})
         self._pause_target(sent)
+        lacks = "; ".join(f"{name}: {why.code}" for name, why in sorted(sent.not_taken.items()))
         if sent.refused:
             self._refused(delivery, sent)
-        elif sent.unreachable:
-            why, stored = sent.unreachable, sent.stored
-            exports.ended(delivery, DeliveryStep.SENDING, why, stored, counts=False)
+        elif sent.unreachable or (lacks and not (sent.stored or delivery.stored)):
+            if not sent.unreachable:
+                self._refused_until[_identity(delivery)] = self._clock() + LONGEST_PAUSE_S
+            waits = DeliveryStep.SENDING, sent.unreachable or lacks, sent.stored
+            self._noted(exports.ended, delivery, *waits, counts=False)
         else:
-            with suppress(OSError):  # it only saves sending it again after the database is lost
-                (folder / f"{_SENT}{self._name}").touch(mode=0o600)
-                sync_folder(folder)
-            exports.ended(delivery, DeliveryStep.SENT, stored=sent.stored)
-            names = {"study_key": key, "version": delivery.version, "target": self._name}
-            log.info("delivered", **names, objects=len(sent.stored))
+            if not lacks:  # it only saves sending it again after the database is lost
+                with suppress(OSError):
+                    (folder / f"{_SENT}{self._name}").touch(mode=0o600)
+                    sync_folder(folder)
+            self._noted(exports.ended, delivery, DeliveryStep.SENT, lacks, sent.stored)
+            if sent.stored:
+                names = {"study_key": key, "version": delivery.version, "target": self._name}
+                log.info("delivered", **names, objects=len(sent.stored))
+
+    def _noted(self, note: Callable[..., bool | None], *what: Any, **how: Any) -> bool | None:
+        """Note what was sent, however long another process holds the database: once is enough."""
+        while True:
+            try:
+                return note(*what, **how)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or self._stopped():
+                    raise
 
     def _send(self, folder: Path, delivery: Delivery) -> Sent:
         """Send what the target shall get and does not have; note which classes it takes.
@@ -264,13 +282,12 @@ class Sender:
         files = (file for file in folder.glob("*.dcm") if file.name not in delivery.stored)
         classes: dict[str, str] = {file.name: class_of(file) for file in files}
         classes = {name: one for name, one in classes.items() if self._is_wanted(one)}
-        not_taken = self._exports.not_taken(self._name)
-        given_up = {one.sop_class: one for one in not_taken if one.attempts >= MAX_ATTEMPTS}
-        is_alone = given_up.keys() >= {*classes.values()}
+        known = {one.sop_class: one for one in self._exports.not_taken(self._name)}
+        is_alone = known.keys() >= {*classes.values()}
         if not classes or (is_alone and self._clock() < self._asks_again_s):
-            refused = {name: Refusal(given_up[one].reason) for name, one in classes.items()}
-            return Sent(refused=refused, is_known=True)
-        last = self._last | given_up.keys()
+            whys = {name: Refusal(known[one].reason) for name, one in classes.items()}
+            return Sent(not_taken=whys)
+        last = self._last | known.keys()
         names = sorted(classes, key=lambda name: (classes[name] in last, name))
         with tracing.study(delivery.study_key), tracing.span("deliver") as span:
             about = {"version": delivery.version, "objects": len(names)}
@@ -280,31 +297,37 @@ class Sender:
             span.set_attributes(tracing.attributes(**counts, unreachable=bool(sent.unreachable)))
         if is_alone and not sent.unreachable:
             self._asks_again_s = self._clock() + LONGEST_PAUSE_S
-        whys = sent.refused.items()
-        self._last |= {classes[name] for name, why in whys if why.is_last}
-        answers = {classes[name]: why.code if why.of_class else "" for name, why in whys}
+        self._last |= {classes[name] for name, why in sent.refused.items() if why.is_last}
+        self._taken |= {classes[name] for name in sent.stored}
+        not_taken = {
+            name: why
+            for name, why in sent.refused.items()
+            if why.of_class and not (why.of_object and classes[name] in self._taken)
+        }
+        answers = {classes[name]: why.code for name, why in not_taken.items()}
         answers |= dict.fromkeys((classes[name] for name in sent.stored), "")
-        self._exports.note_answers(self._name, answers, delivery.attempts + 1)
-        is_known = all(why.of_class and classes[name] in given_up for name, why in whys)
-        return replace(sent, is_known=is_known and not sent.unreachable)
+        if self._noted(self._exports.note_answers, self._name, answers):
+            self._refused_until.clear()  # what has waited for a class that is taken again
+        refused = {name: why for name, why in sent.refused.items() if name not in not_taken}
+        return replace(sent, refused=refused, not_taken=not_taken)
 
     def _is_wanted(self, sop_class: str) -> bool:
         wanted = self._settings.objects
         return not wanted or kind_of(sop_class) in wanted
 
     def _refused(self, delivery: Delivery, sent: Sent) -> None:
-        attempts = MAX_ATTEMPTS if sent.is_known else delivery.attempts + 1
+        attempts = delivery.attempts + 1
         reason = "; ".join(f"{name}: {why}" for name, why in sorted(sent.refused.items()))
         if attempts >= MAX_ATTEMPTS:
             self._give_up(delivery, reason, sent)
             return
-        self._exports.ended(delivery, DeliveryStep.SENDING, reason, sent.stored)
+        self._noted(self._exports.ended, delivery, DeliveryStep.SENDING, reason, sent.stored)
         wait_s = _pause_s(attempts, self._jitter)
         self._refused_until[_identity(delivery)] = self._clock() + wait_s
         log.warning("delivery refused", **self._words(delivery, sent), pause_s=round(wait_s, 1))
 
     def _give_up(self, delivery: Delivery, reason: str, sent: Sent) -> None:
-        self._exports.ended(delivery, DeliveryStep.DEAD, reason, sent.stored)
+        self._noted(self._exports.ended, delivery, DeliveryStep.DEAD, reason, sent.stored)
         self._refused_until.pop(_identity(delivery), None)
         hint = "overread-edge targets says why, overread-edge resend sends it again"
         log.error("dead letter", **self._words(delivery, sent), hint=hint)
@@ -354,7 +377,7 @@ def delivering(
 ) -> Iterator[None]:
     """Make and send objects for the time of the context, in a thread each.
 
-    ``on_backlog`` gets the backlog of each target, and how many versions have no objects yet. It is
+    ``on_backlog`` gets the backlog of each target, and how many versions lack their objects. It is
     called by these threads, and so is ``on_step``.
     """
     stop, targets, poll_s = Event(), site.settings.targets, site.settings.poll_s
@@ -366,7 +389,7 @@ def delivering(
 
         def work() -> bool:
             busy = made.run_once()
-            on_backlog(exports.backlogs(), len(exports.making()))
+            on_backlog(exports.backlogs(), len(exports.making()) + len(exports.unmade()))
             return busy
 
         return work

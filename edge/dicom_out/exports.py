@@ -4,8 +4,8 @@ They are rows in the database of `edge.store.studies`. An export begins in the t
 makes a version of a report durable: that of a study's step REPORTED, or that of an amendment. Where
 no targets are set up there are no rows.
 
-    MAKING -> MADE    and with MADE, a delivery for each target:    SENDING -> SENT
-         \-> NONE                                                          \-> DEAD
+    MAKING -> MADE      and with MADE, a delivery for each target:    SENDING -> SENT
+         \-> NONE, NOT_MADE                                                  \-> DEAD
 
 When a delivery is due again after a failed attempt is not stored: at a start everything is due
 once. The wall clock only says for how long a delivery has waited.
@@ -30,7 +30,8 @@ class ExportStep(Enum):
 
     MAKING = "making"  # the version is out; its objects may not be made yet
     MADE = "made"  # its objects are in the outbox, and its deliveries exist
-    NONE = "none"  # no objects can be made; the reason is stored
+    NONE = "none"  # there is nothing to make objects of; the reason is stored
+    NOT_MADE = "not made"  # one cannot be made; the reason is stored, and the report stays
 
 
 class DeliveryStep(Enum):
@@ -38,7 +39,7 @@ class DeliveryStep(Enum):
 
     SENDING = "sending"  # the target does not have all objects; set again by a resend
     TRYING = "trying"  # one more attempt is counted; the row stays SENDING
-    SENT = "sent"  # the target has all objects that it shall get
+    SENT = "sent"  # the target has all objects that it shall get and takes
     DEAD = "dead"  # given up, with the reason; a person may resend it
 
 
@@ -80,7 +81,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class NotTaken:
-    """A SOP class that a target refuses, since when, and the most attempts of one delivery."""
+    """A SOP class that a target refuses, since when, and how often it has."""
 
     sop_class: str
     name: str
@@ -186,9 +187,10 @@ class ExportStore:
         """Return the exports of one study, by version."""
         return self._found("study_key = ? ORDER BY version", key)
 
-    def unmade(self) -> list[Export]:
-        """Return the exports of which no objects can be made, the oldest first."""
-        return self._found("step = 'none' ORDER BY rowid")
+    def unmade(self, *, every: bool = False) -> list[Export]:
+        """Return the exports whose objects cannot be made; ``every``: those without objects too."""
+        steps = "'none', 'not made'" if every else "'not made'"
+        return self._found(f"step IN ({steps}) ORDER BY step DESC, rowid")
 
     def count_attempt(self, export: Export, by: int = 1) -> None:
         """Count an attempt to make objects before it begins, or take it back with -1."""
@@ -215,10 +217,11 @@ class ExportStore:
                 [(*key, target, step, _now()) for target, step in steps.items()],
             )
 
-    def not_made(self, export: Export, reason: str) -> None:
-        """Note that no objects can be made, and why; what was to be sent of them is dropped."""
-        with self._durable(ExportStep.NONE):
-            self._move(export, ExportStep.NONE, reason)
+    def not_made(self, export: Export, reason: str, *, is_fault: bool) -> None:
+        """Note why there are no objects, for a fault NOT_MADE, else NONE; drop what was due."""
+        step = ExportStep.NOT_MADE if is_fault else ExportStep.NONE
+        with self._durable(step):
+            self._move(export, step, reason)
             self._database.execute(
                 "DELETE FROM deliveries WHERE study_key = ? AND version = ?",
                 (export.study_key, export.version),
@@ -266,8 +269,9 @@ class ExportStore:
     ) -> None:
         """Note how an attempt has ended, and which objects the target has accepted in it.
 
-        SENT says that it has all, DEAD makes a dead letter, and with SENDING it is tried again. An
-        attempt for which the objects are not to blame does not count, and is taken back.
+        SENT says that it has all that it takes, with a reason why it lacks others. DEAD makes a
+        dead letter, and with SENDING it is tried again. An attempt for which the objects are not to
+        blame does not count, and is taken back.
         """
         attempts = delivery.attempts + int(counts)
         objects, reason = sorted({*delivery.stored, *stored}), _storable(reason)
@@ -278,7 +282,8 @@ class ExportStore:
                 f" WHERE {_WAITS}",
                 (*values, *_key(delivery)),
             )
-            if changed.rowcount == 1 and step is not DeliveryStep.SENDING:
+            is_end = step is DeliveryStep.DEAD or (step is DeliveryStep.SENT and objects)
+            if changed.rowcount == 1 and is_end:
                 self._trail.record(
                     Event.DELIVERED,
                     study_key=delivery.study_key,
@@ -295,18 +300,28 @@ class ExportStore:
         rows = self._database.execute(query, (target,)).fetchall()
         return [NotTaken(name=UID(row["sop_class"]).name, **dict(row)) for row in rows]
 
-    def note_answers(self, target: str, reasons: Mapping[str, str], attempts: int) -> None:
-        """Note by SOP class why a target refuses it; with an empty reason, that it takes it."""
+    def note_answers(self, target: str, reasons: Mapping[str, str]) -> bool:
+        """Note by SOP class why a target refuses it; with an empty reason, that it takes it.
+
+        Return whether it takes one that it refused: what it lacks of older versions is then due.
+        """
         with transaction(self._database):
-            self._database.executemany(
+            again = self._database.executemany(
                 "DELETE FROM not_taken WHERE target = ? AND sop_class = ?",
                 [(target, one) for one, why in reasons.items() if not why],
             )
+            if again.rowcount > 0:
+                self._database.execute(
+                    "UPDATE deliveries SET step = 'sending', reason = '', attempts = 0, created = ?"
+                    " WHERE target = ? AND step = 'sent' AND reason != ''",
+                    (_now(), target),
+                )
             self._database.executemany(
-                "INSERT INTO not_taken VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " reason = excluded.reason, attempts = max(attempts, excluded.attempts)",
-                [(target, one, why, attempts, _now()) for one, why in reasons.items() if why],
+                "INSERT INTO not_taken VALUES (?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET"
+                " reason = excluded.reason, attempts = attempts + 1",
+                [(target, one, why, _now()) for one, why in reasons.items() if why],
             )
+        return again.rowcount > 0
 
     def resend(
         self, key: str, versions: Sequence[int], targets: Sequence[str], by: Person | None = None
@@ -323,7 +338,7 @@ class ExportStore:
             self._database.executemany(
                 "INSERT INTO exports (study_key, version, step) VALUES (?, ?, 'making')"
                 " ON CONFLICT DO UPDATE SET step = 'making', attempts = 0, reason = ''"
-                " WHERE step = 'none'",
+                " WHERE step IN ('none', 'not made')",
                 sorted({place[:2] for place in places}),
             )
             self._database.executemany(
@@ -357,19 +372,19 @@ class ExportStore:
             found[target] = Backlog(waiting, max(0.0, (now - since).total_seconds()), dead)
         return found
 
-    def held(self) -> set[str]:
-        """Return the studies whose files are needed: not all targets have all objects.
+    def held(self, *, studies: bool = False) -> set[str]:
+        """Return the studies whose reports are needed: not all targets have all objects.
 
-        A dead letter needs them until a person has dealt with it. A target that is not set up any
-        more needs nothing.
+        A dead letter needs them until a person has dealt with it, and so do objects that cannot be
+        made, with the images (``studies``). A target that is not set up any more needs nothing.
         """
-        marks = ", ".join("?" * len(self.targets))
-        rows = self._database.execute(
-            "SELECT study_key FROM exports WHERE step = 'making'"
-            f" UNION SELECT study_key FROM deliveries WHERE step != 'sent' AND target IN ({marks})",
-            self.targets,
-        )
-        return {row[0] for row in rows} if self.targets else set()
+        query, given = "SELECT study_key FROM exports WHERE step = 'not made'", list[str]()
+        if not studies:
+            marks, given = ", ".join("?" * len(self.targets)), [*self.targets]
+            query += " OR step = 'making' UNION SELECT study_key FROM deliveries"
+            query += f" WHERE step != 'sent' AND target IN ({marks})"
+        rows = self._database.execute(query, given) if self.targets else ()
+        return {row[0] for row in rows}
 
     def forget_report(self, key: str) -> None:
         """Delete the rows of a study whose report is gone; part of another's transaction."""

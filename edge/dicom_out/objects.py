@@ -3,8 +3,7 @@
 They are made from files alone: the report, its pictures, and what `edge.report.evidence` keeps.
 The same files give the same objects with the same UIDs.
 
-A study that was refused gets the document that says so, and nothing else: a structured report
-without findings would read like one of healthy lungs.
+A study that was refused gets the document that says so, and a structured report of that status.
 """
 
 import json
@@ -16,7 +15,6 @@ from traceback import extract_tb
 
 import cv2
 import numpy as np
-import structlog
 from highdicom import SOPClass
 from highdicom.enum import CoordinateSystemNames
 from highdicom.sc import SCImage
@@ -34,7 +32,7 @@ from edge.dicom_out.pages import report_pages
 from edge.dicom_out.seg import segmentation
 from edge.dicom_out.source import Source, put, source_of
 from edge.dicom_out.sr import structured_report
-from edge.errors import NotExportable
+from edge.errors import NotApplicable, NotDicom, NotExportable
 from edge.report.evidence import OUTLINES, SOURCE, objects_folder, of_version, read_outlines
 from edge.report.model import NOT_A_DEVICE, Report
 from edge.report.pictures import OVERVIEW, picture_name
@@ -44,12 +42,10 @@ from imaging.dicom.source import read_source_headers
 SKIPPED = "skipped.json"
 """Why objects are missing, by kind; absent where none is."""
 
-log = structlog.get_logger()
-
 
 @dataclass(frozen=True)
 class MadeObjects:
-    """The objects of one version: their files by name, and by kind why others are missing."""
+    """The objects of one version: their files by name, and by kind why others do not apply."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -62,13 +58,14 @@ def make_objects(out: Path, device: Device, version: int | None = None) -> MadeO
     The folder of the version is complete or missing. What was made is not made again.
 
     Raises:
-        NotExportable: no object can be made; the message says why. Nothing is written.
+        NotExportable: one that should be there cannot be made; the message says why. Nothing is
+            written: a part of the results would pass for all.
         OSError: files cannot be read or written; call again later.
     """
     newest = _report(out / "report.json")
     version = newest.version if version is None else version
     folder = objects_folder(out, version)
-    if not folder.is_dir():
+    if not any(folder.glob("*.dcm")):  # an earlier version left folders without objects
         is_newest = version == newest.version
         report = newest if is_newest else _report(out / of_version("report.json", version))
         _write(folder, *_make(out, report, device, is_newest=is_newest))
@@ -89,7 +86,7 @@ def _report(path: Path) -> Report:
 def _source(file: Path) -> Source:
     if not file.is_file():
         reason = "the study was no DICOM series that could be read, so there are no headers of its"
-        raise NotExportable(f"{reason} images to refer to ({SOURCE} is missing)")
+        raise NotDicom(f"{reason} images to refer to ({SOURCE} is missing)")
     try:
         return source_of(read_source_headers(file.read_bytes()))
     except ValueError as error:
@@ -130,31 +127,32 @@ def _make(
     ) -> Dataset | None:
         try:
             made[kind.file + part] = make(report, source, device, *given)
-        except NotExportable as error:
+        except NotApplicable as error:
             skipped[kind.file] = str(error)
         # highdicom meets values that it cannot use with any of these
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             # no message and no values: they may be of the patient
-            kind_of_error, last = type(error).__name__, extract_tb(error.__traceback__)[-1]
-            at = f"{Path(last.filename).name}:{last.lineno}"
-            log.error("object not made", kind=kind.file, error=kind_of_error, at=at)
-            skipped[kind.file] = f"a value of the source images cannot be used ({kind_of_error})"
+            last = extract_tb(error.__traceback__)[-1]
+            at = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+            raise NotExportable(f"{kind.file}{part} cannot be made: {at}") from error
         return made.get(kind.file + part)
 
     # values that identify the patient are copied although they break a rule; pydicom would log them
     with disable_value_validation():
         if report.rejection is None:
-            if source.unfit:
-                skipped |= {kind.file: source.unfit for kind in (Kind.SR, Kind.SEG)}
-            else:
-                seg = attempt(Kind.SEG, "", _segmentation, outlines)
-                attempt(Kind.SR, "", structured_report, seg, _predecessor(out, report))
             if OVERVIEW in pictures:
                 attempt(Kind.CAPTURE, "-overview", capture, pictures[OVERVIEW], None)
             for number in numbers:
                 if picture := pictures.get(picture_name(number)):
                     attempt(Kind.CAPTURE, f"-{number:02d}", capture, picture, number)
         attempt(Kind.PDF, "", encapsulated_pdf, pictures)
+        if source.unfit:
+            skipped |= {kind.file: source.unfit for kind in (Kind.SR, Kind.SEG)}
+        else:
+            others, seg = [*made.values()], None
+            if report.rejection is None:
+                seg = attempt(Kind.SEG, "", _segmentation, outlines)
+            attempt(Kind.SR, "", structured_report, seg, _predecessor(out, report), others)
     return made, skipped
 
 
@@ -171,6 +169,7 @@ def _write(folder: Path, made: Mapping[str, Dataset], skipped: Mapping[str, str]
     make_folder(folder.parent)
     hidden = folder.with_name(f".{folder.name}.part")
     remove(hidden)
+    remove(folder)
     make_folder(hidden)
     for name, dataset in made.items():
         file = BytesIO()
@@ -200,7 +199,7 @@ def capture(
     """
     drawn = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR_RGB)
     if drawn is None:
-        raise NotExportable("the picture is damaged")
+        raise NotExportable(f"{picture_name(shown) if shown else OVERVIEW} is damaged")
     text = _caption(report, shown)
     line = np.zeros((30, drawn.shape[1], 3), np.uint8)
     cv2.putText(line, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)

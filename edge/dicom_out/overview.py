@@ -31,7 +31,7 @@ class NothingToSend(EdgeError):
 class DeadLetter:
     """What a target lacks, or a report without objects: then ``target`` is empty.
 
-    ``attempts`` counts those that the target refused.
+    ``attempts`` counts those that the target refused. ``step`` is that of the delivery or export.
     """
 
     study: str
@@ -41,6 +41,7 @@ class DeadLetter:
     target: str
     attempts: int
     reason: str
+    step: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def overview(site: Site) -> tuple[list[TargetState], list[DeadLetter]]:
             dead = [_letter(store, one, one.target, one.attempts) for one in letters]
             for one in exports.deliveries(DeliveryStep.SENDING):
                 reasons.setdefault(one.target, one.reason)
-            unmade = [_letter(store, one) for one in exports.unmade()]
+            unmade = [_letter(store, one) for one in exports.unmade(every=True)]
             not_taken = {one.name: exports.not_taken(one.name) for one in targets}
     with ThreadPoolExecutor(max_workers=len(targets)) as pool:
         problems = list(pool.map(lambda one: open_target(one).echo(), targets))
@@ -111,11 +112,12 @@ def overview(site: Site) -> tuple[list[TargetState], list[DeadLetter]]:
 def resend(
     study: str | None, to: str | None, site: Site, by: Person | None = None, version: str = LATEST
 ) -> list[str]:
-    """Make deliveries due again: those of one study, or all dead letters; return what.
+    """Make deliveries due again: those of one study, or all that is given up; return what.
 
-    ``study`` is a study key or the name of a report; None stands for all dead letters. ``to`` is
-    the name of a target, None for all. ``by`` is who wants it, by default this user. ``version`` of
-    the study is a number, `LATEST`, or `EVERY` for all in their order.
+    ``study`` is a study key or the name of a report; None stands for all dead letters, and for all
+    objects that cannot be made. ``to`` is the name of a target, None for all. ``by`` is who wants
+    it, by default this user. ``version`` of the study is a number, `LATEST`, or `EVERY` for all in
+    their order.
 
     Raises:
         NothingToSend: there is no such study, target or version, or the report is not there.
@@ -133,10 +135,12 @@ def resend(
         exports = store.extension(ExportStore)
         if study is None:
             letters = exports.deliveries(DeliveryStep.DEAD)
-            dead = [one for one in letters if one.target in chosen]
-            for one in dead:
-                exports.resend(one.study_key, (one.version,), (one.target,), by)
-            return [_line(store, one.study_key, (one.version,), (one.target,)) for one in dead]
+            due: list[tuple[Delivery | Export, list[str]]]
+            due = [(one, [one.target]) for one in letters if one.target in chosen]
+            due += ((one, chosen) for one in exports.unmade())
+            for one, places in due:
+                exports.resend(one.study_key, (one.version,), places, by)
+            return [_line(store, one.study_key, (one.version,), places) for one, places in due]
         record = _find(store, study)
         out = site.folders.outbox / record.report_name
         every = exported_versions(out, record.id)
@@ -153,7 +157,8 @@ def _letter(
 ) -> DeadLetter:
     record = store.get(one.study_key) if store.has(one.study_key) else None
     name, report = (record.name, record.report_name) if record else ("", "")
-    return DeadLetter(name, one.study_key, report, one.version, target, attempts, one.reason)
+    what = report, one.version, target, attempts, one.reason, one.step.value
+    return DeadLetter(name, one.study_key, *what)
 
 
 def _line(store: StudyStore, key: str, versions: Iterable[int], targets: Iterable[str]) -> str:

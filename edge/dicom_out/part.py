@@ -35,7 +35,7 @@ class DeliverPart(Part):
         )
         self._dead = telemetry.gauge("dead_letters", "Deliveries that were given up", "target")
         self._unmade = telemetry.gauge(
-            "unexported_reports", "Versions of reports whose objects are not made yet"
+            "unexported_reports", "Versions of reports whose objects are not made"
         )
 
     @classmethod
@@ -73,8 +73,10 @@ class DeliverPart(Part):
                 text = f"{one.name}: {len(one.dead)} dead letters: overread-edge targets says why"
                 yield Checked(Level.WRONG, "targets", text)
         if unmade:
-            text = f"{len(unmade)} reports have no objects: overread-edge targets says why"
-            yield Checked(Level.NOTE, "targets", text)
+            count = sum(one.step == "not made" for one in unmade)
+            text = f"{len(unmade)} reports have no objects, {count} of them cannot be made"
+            level, why = Level.WRONG if count else Level.NOTE, "overread-edge targets says why"
+            yield Checked(level, "targets", f"{text}: {why}")
 
     def opened(self) -> AbstractContextManager[None]:
         """Make and send objects, in a thread for each target."""
@@ -95,8 +97,8 @@ class DeliverPart(Part):
             return ()
         return [deliveries_panel(self.agent.site)]
 
-    def _set_backlog(self, backlogs: Mapping[str, Backlog], making: int) -> None:
-        self._unmade.set(making)
+    def _set_backlog(self, backlogs: Mapping[str, Backlog], unmade: int) -> None:
+        self._unmade.set(unmade)
         for target, backlog in backlogs.items():
             self._undelivered_age.labels(target).set(backlog.oldest_s)
             self._dead.labels(target).set(backlog.dead)
@@ -114,19 +116,20 @@ def deliveries_panel(site: Site) -> Panel:
                 for name, one in sorted(exports.backlogs().items())
             ]
             refused = {name: exports.not_taken(name) for name in exports.targets}
+            lacking: list[Any] = [*exports.unmade(), *exports.deliveries(DeliveryStep.DEAD)[::-1]]
             dead = [
                 {
                     "letter": one,
                     "name": store.get(one.study_key).name if store.has(one.study_key) else "",
-                    "since": datetime.fromisoformat(one.created),
+                    "since": datetime.fromisoformat(one.created) if hasattr(one, "created") else "",
                 }
-                for one in reversed(exports.deliveries(DeliveryStep.DEAD))
+                for one in lacking
             ]
         return {"waiting": waiting, "refused": refused, "dead": dead}
 
     def send_again(form: Mapping[str, str], by: Person) -> None:
         version = form.get("version", LATEST)
-        resend(form.get("study", ""), form.get("target", ""), site, by, version)
+        resend(form.get("study", ""), form.get("target") or None, site, by, version)
 
     action = Action(send_again, "The results are sent again.", "They cannot be sent again")
     template = Path(__file__).with_name("panel.html.j2")

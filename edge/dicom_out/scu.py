@@ -2,8 +2,8 @@
 
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from process.http import host_and_port
 from process.text import printable_line
 
 NOT_ACCEPTED = Refusal("the target does not accept objects of its class", of_class=True)
+
+_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+"""Study Root Query/Retrieve Information Model - FIND."""
 
 log = structlog.get_logger()
 
@@ -51,8 +54,11 @@ class DicomNode(Target):
     ) -> Refusal | None:
         try:
             status = association.send_c_store(file, msg_id=number)
-        except ValueError:  # of pynetdicom: no context for it was accepted
-            return NOT_ACCEPTED
+        except ValueError:  # of pynetdicom: no context for it was accepted, or it is damaged
+            kind = (pydicom.dcmread(file) if isinstance(file, Path) else file).SOPClassUID
+            if kind not in [one.abstract_syntax for one in association.accepted_contexts]:
+                return NOT_ACCEPTED
+            return Refusal("the target accepts no transfer syntax of it, or it cannot be encoded")
         except RuntimeError:  # of pynetdicom: the association has ended before
             raise Unreachable(self._lost()) from None
         if "Status" not in status:
@@ -65,6 +71,22 @@ class DicomNode(Target):
             why = status_words(status.Status)
             log.warning("stored with a warning", target=self._settings.name, why=why)
         return None
+
+    def _has(self, files: Mapping[str, tuple[str, str, str]]) -> set[str]:
+        """Ask by C-FIND for each instance (PS3.4, C.4.1); see `Target`."""
+        found, query = set[str](), pydicom.Dataset()
+        query.QueryRetrieveLevel = "IMAGE"
+        # a target without the service, or that ends the association, does not say
+        with (
+            suppress(Unreachable, _NothingAccepted, ValueError, RuntimeError),
+            self._associated([build_context(_FIND)]) as association,
+        ):
+            for name, uids in files.items():
+                query.StudyInstanceUID, query.SeriesInstanceUID, query.SOPInstanceUID = uids
+                answers = [one for _, one in association.send_c_find(query, _FIND) if one]
+                if uids[2] in [one.get("SOPInstanceUID") for one in answers]:
+                    found.add(name)
+        return found
 
     def echo(self) -> str:
         """Verify the association by C-ECHO; see `Target`."""

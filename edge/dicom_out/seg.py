@@ -16,17 +16,20 @@ from highdicom.seg import (
     SegmentDescription,
 )
 from pydicom import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
 from edge.dicom_out import terms
 from edge.dicom_out.identity import Device, Kind, complete, general, tracking_uid, uid
 from edge.dicom_out.source import Plane, Source, planes_of, put
-from edge.errors import NotExportable
+from edge.errors import NotApplicable
 from edge.findings import Finding
 from edge.report.evidence import PlacedOutline, interpolated
 from edge.report.model import Report
 from imaging.volume import FloatArray
 
+MAX_PLAIN = 1 << 20
+"""Most bytes of pixels that are not deflated: 1,000 frames are 33 MB, and 0.1 MB deflated."""
 BoolArray = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 MAX_STACKED = 256 << 20
@@ -64,13 +67,13 @@ def segmentation(
         outlines: by number of finding or possible finding.
 
     Raises:
-        NotExportable: there is no outline, or the images cannot be segmented.
+        NotApplicable: there is no outline, or the images cannot be segmented.
     """
     listed = [(number, one) for number, one in report.listed if number in outlines]
     if not listed:
-        raise NotExportable("no finding has an outline: only a second reading gives one")
+        raise NotApplicable("no finding has an outline: only a second reading gives one")
     if not source.frame_of_reference_uid:
-        raise NotExportable("the source images have no valid FrameOfReferenceUID")
+        raise NotApplicable("the source images have no valid FrameOfReferenceUID")
     planes = planes_of(source)
     _require_one_grid(source, planes)
     used, pixels, numbers = _drawn(listed, outlines, planes)
@@ -94,15 +97,17 @@ def segmentation(
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in made.get(keyword) or []:
             item.DimensionOrganizationUID = name
+    if len(made.PixelData) > MAX_PLAIN:
+        made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     complete(made, source, report)
     return made
 
 
 def _require_one_grid(source: Source, planes: Sequence[Plane]) -> None:
     if len(source.images) > 1 and any(plane.frame is not None for plane in planes):
-        raise NotExportable("the series has several images of many frames")
+        raise NotApplicable("the series has several images of many frames")
     if len({(plane.rows, plane.columns) for plane in planes}) > 1:
-        raise NotExportable("the source images differ in rows and columns")
+        raise NotApplicable("the source images differ in rows and columns")
 
 
 def _description(report: Report, index: int, number: int, finding: Finding) -> SegmentDescription:

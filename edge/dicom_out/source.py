@@ -1,20 +1,21 @@
 """The source images that objects refer to: patient and study, and the planes in the patient.
 
 What identifies patient and study is copied as it is, also where it breaks a rule of DICOM: another
-value would be another patient. What only describes them, and is invalid, is left out.
+value would be another patient. What only describes them is checked by making it again: a day that
+no calendar has is left out like any invalid value.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, time
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset
 from pydicom.config import RAISE, disable_value_validation
-from pydicom.datadict import dictionary_VR
-from pydicom.valuerep import validate_value
+from pydicom.datadict import dictionary_VM, dictionary_VR
+from pydicom.valuerep import DSfloat, validate_value
 
 from edge.errors import NotExportable
 from imaging.dicom.source import ORDER_KEYWORDS
@@ -42,7 +43,8 @@ _OF_IMAGE = (
 )
 _CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
-_TIMEZONE = re.compile(r"([+-])(\d\d)(\d\d)")
+_TIMEZONE = re.compile(r"(\+(0\d|1[0-4])|-(0\d|1[0-2]))[0-5]\d")
+_TEXTS = ("LO", "PN", "SH")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +70,8 @@ class Source:
 
     def local(self, moment: datetime) -> datetime:
         """Return the moment on the clock of the study's times: its time zone, or this machine's."""
-        if match := _TIMEZONE.fullmatch(str(self.subject.get("TimezoneOffsetFromUTC", ""))):
-            sign = -1 if match[1] == "-" else 1
-            offset = sign * timedelta(hours=int(match[2]), minutes=int(match[3]))
-            return moment.astimezone(timezone(offset))
-        return moment.astimezone()
+        zone = self.subject.get("TimezoneOffsetFromUTC")
+        return moment.astimezone(datetime.strptime(zone, "%z").tzinfo if zone else None)
 
 
 def source_of(headers: Sequence[Dataset]) -> Source:
@@ -96,7 +95,12 @@ def source_of(headers: Sequence[Dataset]) -> Source:
             image.update(subject)
             put(image, "PatientName", None)
             put(image, "ReferringPhysicianName", None)
-            image.update({e.tag: e for e in _elements(header, _OF_IMAGE)})
+            for keyword in _OF_IMAGE:
+                value = header.get(keyword)
+                if keyword.endswith(("UID", "Sequence")) and keyword in header:
+                    image[keyword] = header[keyword]
+                elif (value := built(keyword, value)) is not None:
+                    put(image, keyword, value)
             images.append(image)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
         for image in images:
@@ -131,8 +135,8 @@ def _subject(headers: Sequence[Dataset]) -> Dataset:
     for keyword in (*IDENTIFYING, *_DESCRIBING_OR_EMPTY, *DESCRIBING):
         values = (header.get(keyword) for header in headers)
         value = next((one for one in values if one not in (None, "")), "")
-        if keyword not in IDENTIFYING and not _is_valid(keyword, value):
-            value = ""
+        if keyword not in IDENTIFYING:
+            value = built(keyword, value) or ""
         if value != "" or keyword not in DESCRIBING:
             setattr(subject, keyword, value)
     if subject.get("PatientSex") not in ("M", "F", "O"):
@@ -144,29 +148,37 @@ def _subject(headers: Sequence[Dataset]) -> Dataset:
     return subject
 
 
-def _elements(header: Dataset, keywords: Sequence[str]) -> Iterator[Any]:
-    """Yield the elements of an image that are valid, or that it cannot be named without."""
-    for keyword in keywords:
-        if keyword not in header:
-            continue
-        value = header.get(keyword)
-        if keyword.endswith(("UID", "Sequence")) or _is_valid(keyword, value):
-            yield header[keyword]
+def built(keyword: str, value: Any) -> Any:
+    """Return the value of an attribute, made again; None where it is empty or cannot be made.
 
-
-def _is_valid(keyword: str, value: Any) -> bool:
-    """Tell whether a value follows its representation."""
-    if value is None or value == "":
-        return False
-    vr = dictionary_VR(keyword)
-    values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
+    Of several where one is allowed, the first text is taken; two dates of birth say nothing.
+    """
+    vr, is_single = dictionary_VR(keyword), dictionary_VM(keyword) == "1"
+    is_many = isinstance(value, list | tuple) or hasattr(value, "append")
+    values = [one for one in (value if is_many else [value]) if one not in (None, "")]
     try:
-        for one in values:
-            if vr not in ("US", "UL", "SS", "FD", "FL"):
-                validate_value(vr, str(one), RAISE)
+        made = [_built(vr, one) for one in values]
     except ValueError:
-        return False
-    return True
+        return None
+    if not made or (is_single and len(made) > 1 and vr not in _TEXTS):
+        return None
+    if keyword == "TimezoneOffsetFromUTC" and not _TIMEZONE.fullmatch(made[0]):
+        return None
+    return made[0] if is_single else made
+
+
+def _built(vr: str, value: Any) -> Any:
+    """Return one value, made again; a ValueError where it, or a day or time of it, cannot be."""
+    text = str(value)
+    if vr == "DS":  # with more digits than allowed it is still a number
+        return DSfloat(float(text), auto_format=True)
+    if vr not in ("US", "UL", "SS", "FD", "FL"):
+        validate_value(vr, text, RAISE)
+    if vr == "TM":
+        time.fromisoformat(f"{text}Z")  # a range of times has no zone
+    elif vr == "DA":
+        date.fromisoformat(text)
+    return value
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,10 @@
 """Build the structured report: Comprehensive 3D SR with the template TID 1500.
 
 Each finding and possible finding is one measurement group of a volume (TID 1411), with its centre
-as a point in the frame of reference. Where there is a segment, the group refers to it.
+as a point in the frame of reference. Where there is a segment, the group refers to it. The document
+is the root of all objects of its version, and refers to the others too.
+
+A study that was not read has the status *Failed* and no counts: 0 reads like healthy lungs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +14,14 @@ from typing import Any
 import numpy as np
 from highdicom.sr import (
     CodedConcept,
+    CompositeContentItem,
     Comprehensive3DSR,
     ContainerContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
     GraphicTypeValues3D,
+    ImageContentItem,
     ImageRegion,
     Measurement,
     MeasurementReport,
@@ -57,6 +62,7 @@ from imaging.dicom.source import REQUEST_KEYWORDS
 from imaging.location import Location
 
 Point = tuple[float, float, float]
+_CONTAINS = RelationshipTypeValues.CONTAINS
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +80,9 @@ def structured_report(
     device: Device,
     segmentation: Dataset | None,
     predecessor: Dataset | None,
+    others: Sequence[Dataset] = (),
 ) -> Dataset:
-    """Return the structured report of a study that was read.
+    """Return the structured report of a study.
 
     Args:
         report: what it says.
@@ -83,15 +90,16 @@ def structured_report(
         device: the machine that makes it.
         segmentation: the object of outlines; its segments are referenced by tracking UID.
         predecessor: the structured report of an earlier version.
+        others: the other objects of this version: pictures and pages.
 
     Raises:
-        NotExportable: the images have no position.
+        NotExportable: the images of a study that was read have no position.
     """
     segments = dict[str, tuple[Dataset, int]]()
     if segmentation is not None:
         for one in segmentation.SegmentSequence:
             segments[str(one.TrackingUID)] = segmentation, int(one.SegmentNumber)
-    place = _Place(source, planes_of(source), segments)
+    place = _Place(source, planes_of(source) if report.rejection is None else (), segments)
     groups = [_group(report, number, one, place) for number, one in report.listed]
     procedures = [*map(CodedConcept.from_dataset, source.subject.get("ProcedureCodeSequence", []))]
     content = MeasurementReport(
@@ -101,11 +109,16 @@ def structured_report(
         title=codes.DCM.ImagingMeasurementReport,
     )
     content[0].ContentSequence.append(_texts(report))
+    for one in others:
+        item = CompositeContentItem if one.Modality == "DOC" else ImageContentItem
+        content[0].ContentSequence.append(
+            item(terms.PART, one.SOPClassUID, one.SOPInstanceUID, relationship_type=_CONTAINS)
+        )
     made = Comprehensive3DSR(
-        evidence=[*source.images, *([segmentation] if segmentation is not None else [])],
+        evidence=[*source.images, *others, *([segmentation] if segmentation is not None else [])],
         content=content[0],
         is_complete=report.status is Status.FINAL,
-        is_final=report.status is Status.FINAL,
+        is_final=report.status is not Status.PROVISIONAL,
         is_verified=False,
         performed_procedure_codes=procedures,
         requested_procedures=[*_requests(source)] or None,
@@ -149,18 +162,24 @@ def _summary(report: Report) -> MeasurementsAndQualitativeEvaluations:
         (terms.FINDINGS, len(report.findings)),
         (terms.POSSIBLE_FINDINGS, len(report.possible)),
     )
+    was_read = report.rejection is None
+    edge, cloud = SecondReading.COMPLETE, report.second_reading
+    if not was_read:
+        edge, cloud = SecondReading.MISSING, SecondReading.OFF
     evaluations = (
-        (terms.DETECTIONS, terms.STATUSES[SecondReading.COMPLETE]),
-        (terms.ANALYSES, terms.STATUSES[report.second_reading]),
-        (terms.SECOND_READING, terms.SECOND_READINGS[report.second_reading]),
+        (terms.DETECTIONS, terms.STATUSES[edge]),
+        (terms.ANALYSES, terms.STATUSES[cloud]),
+        (terms.SECOND_READING, terms.SECOND_READINGS[cloud]),
         (terms.GUARANTEE_GIVEN, terms.YES_NO[report.guarantee.given]),
     )
     return MeasurementsAndQualitativeEvaluations(
         TrackingIdentifier(uid(report.study_key, "series"), "Overread series"),
-        algorithm_id=terms.algorithm(report.models["edge"]),
+        algorithm_id=terms.algorithm(report.models.get("edge", "")),
         finding_sites=[FindingSite(terms.LUNG)],
-        measurements=[Measurement(name, count, terms.ONE) for name, count in counts],
-        qualitative_evaluations=[QualitativeEvaluation(*one) for one in evaluations],
+        measurements=[Measurement(name, count, terms.ONE) for name, count in counts if was_read],
+        qualitative_evaluations=[
+            QualitativeEvaluation(*one) for one in evaluations[: 4 if was_read else 2]
+        ],
     )
 
 
@@ -185,10 +204,9 @@ def _group(
     items = group[0].ContentSequence
     if segment and place.source.frame_of_reference_uid:
         point = np.array([finding.centre_mm], dtype=np.float64)
-        frame, contains = place.source.frame_of_reference_uid, RelationshipTypeValues.CONTAINS
-        kind = GraphicTypeValues3D.POINT
+        frame, kind = place.source.frame_of_reference_uid, GraphicTypeValues3D.POINT
         items.append(
-            Scoord3DContentItem(terms.CENTRE, kind, point, frame, relationship_type=contains)
+            Scoord3DContentItem(terms.CENTRE, kind, point, frame, relationship_type=_CONTAINS)
         )
     if finding.disagreement:
         items.append(_text(terms.DISAGREEMENT, finding.disagreement))
@@ -279,12 +297,12 @@ def _texts(report: Report) -> ContainerContentItem:
         *((terms.COMMENT, f"Series not read: {one}") for one in report.other_series),
         (terms.COMMENT, provisional if report.status is Status.PROVISIONAL else ""),
     ]
-    item = ContainerContentItem(
-        terms.EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS
-    )
+    if report.rejection is not None:
+        given = [*given[:2], (terms.REASON, report.rejection.reason)]
+    item = ContainerContentItem(terms.EVALUATIONS, relationship_type=_CONTAINS)
     item.ContentSequence = ContentSequence([_text(name, text) for name, text in given if text])
     return item
 
 
 def _text(name: Code | CodedConcept, value: str) -> TextContentItem:
-    return TextContentItem(name, value, relationship_type=RelationshipTypeValues.CONTAINS)
+    return TextContentItem(name, value, relationship_type=_CONTAINS)

@@ -1,8 +1,8 @@
 """Send DICOM files to a DICOMweb service by STOW-RS (PS3.18)."""
 
 import ssl
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,22 @@ class DicomWebService(Target):
                     return Refusal(self._why(error), is_last=True)
 
             yield store
+
+    def _has(self, files: Mapping[str, tuple[str, str, str]]) -> set[str]:
+        """Ask by QIDO-RS for each instance; see `Target`."""
+        found = set[str]()
+        # a service without search, or that cannot be reached now, does not say
+        with (
+            suppress(Unreachable, requests.RequestException, ValueError),
+            requests.Session() as one,
+        ):
+            for name, (study, series, uid) in files.items():
+                answers = self._client(one).search_for_instances(
+                    study, series, search_filters={"SOPInstanceUID": uid}
+                )
+                if any(uid in item.get("00080018", {}).get("Value", ()) for item in answers):
+                    found.add(name)
+        return found
 
     def echo(self) -> str:
         """Search for a study, or where there is no search ask for the options; see `Target`."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from edge.settings.targets import ObjectKind
@@ -34,18 +34,23 @@ class Refusal:
 
     ``code`` is what the standard calls it; ``comment`` are the target's own words, which may name a
     patient and are never logged. ``is_last``: the target is at fault too, and gets no more.
-    ``of_class``: it takes no object of this class.
+    ``of_class``: it takes no object of this class; ``of_object``: or this one is at fault.
     """
 
     code: str
     comment: str = ""
     is_last: bool = False
     of_class: bool = False
+    of_object: bool = False
 
     @classmethod
-    def of(cls, status: int, comment: str = "") -> "Refusal":
+    def of(cls, status: int, comment: str = "") -> "Refusal | None":
         """Return what a failure means: a full target (PS3.4, B.2), a class (PS3.7, C.4.1)."""
-        return cls(status_words(status), comment, 0xA700 <= status <= 0xA7FF, status == 0x0122)
+        if status == 0x0111:  # it has the object already (PS3.7, C.5.1)
+            return None
+        is_full, of_object = 0xA700 <= status <= 0xA7FF, 0xA900 <= status <= 0xA9FF
+        of_class = of_object or status == 0x0122
+        return cls(status_words(status), comment, is_full, of_class, of_object)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.comment}" if self.comment else self.code
@@ -64,13 +69,13 @@ class Sent:
         refused: by name, why it refused a file.
         unreachable: why it took no more; empty if it answered for every file. A file may be among
             the refused ones too.
-        is_known: whether it refused them for classes of which a dead letter has told before.
+        not_taken: by name, why it takes no object of a file's class.
     """
 
     stored: tuple[str, ...] = ()
     refused: Mapping[str, Refusal] = field(default_factory=dict)
     unreachable: str = ""
-    is_known: bool = False
+    not_taken: Mapping[str, Refusal] = field(default_factory=dict)
 
 
 Store = Callable[[Path | pydicom.Dataset], Refusal | None]
@@ -82,6 +87,8 @@ class Target(ABC):
 
     def send(self, files: Sequence[Path], stopped: Callable[[], bool]) -> Sent:
         """Send files, and return what became of each. What is compressed may be sent decoded.
+
+        What the target refuses although it has it counts as stored: some refuse what comes again.
 
         ``stopped`` is asked between two files; the target counts as unreachable once it is true.
 
@@ -105,11 +112,20 @@ class Target(ABC):
                         raise Unreachable(refusal.code)
         except Unreachable as error:
             unreachable = str(error)
+        doubtful = {one.name: uids_of(one) for one in files
+                    if one.name in refused and not refused[one.name].of_class}  # fmt: skip
+        for name in self._has(doubtful) if doubtful else ():
+            stored.append(name)
+            del refused[name]
         return Sent(tuple(stored), refused, unreachable)
 
     @abstractmethod
     def _opened(self, files: Sequence[Path]) -> AbstractContextManager[Store]:
         """Return the connection for these files; it and what it yields raise `Unreachable`."""
+
+    @abstractmethod
+    def _has(self, files: Mapping[str, tuple[str, str, str]]) -> set[str]:
+        """Return which of these names, with their UIDs, the target has, as far as it says so."""
 
     @abstractmethod
     def echo(self) -> str:
@@ -122,12 +138,21 @@ def class_of(file: Path) -> UID:
 
 
 def decoded(file: Path) -> pydicom.Dataset | None:
-    """Return an object without the compression of its pixels; None if they have none."""
-    if not pydicom.filereader.read_file_meta_info(file).TransferSyntaxUID.is_compressed:
+    """Return an object without its compression; None if it has none."""
+    syntax = pydicom.filereader.read_file_meta_info(file).TransferSyntaxUID
+    if not (syntax.is_compressed or syntax.is_deflated):
         return None
     plain = pydicom.dcmread(file)
-    plain.decompress(generate_instance_uid=False)
+    if syntax.is_compressed:
+        plain.decompress(generate_instance_uid=False)
+    plain.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return plain
+
+
+def uids_of(file: Path) -> tuple[str, str, str]:
+    """Return the UIDs of study, series and instance of a DICOM file that can be read."""
+    data = pydicom.dcmread(file, stop_before_pixels=True)
+    return str(data.StudyInstanceUID), str(data.SeriesInstanceUID), str(data.SOPInstanceUID)
 
 
 def kind_of(sop_class: str) -> ObjectKind | None:

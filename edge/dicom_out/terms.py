@@ -108,6 +108,7 @@ CHANGE = own("CHANGE", "Change since an earlier version")
 RESULT = own("RESULT", "Result in one line, and what to do next")
 DISAGREEMENT = own("DISAGREEMENT", "Strong disagreement of the two readers")
 REASON = own("REASON", "Reason for the decision")
+PART = own("PART", "Another object of the same version of the report")
 EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
 
 

@@ -321,9 +321,9 @@ class StudyStore:
                 return one
         raise LookupError(f"the schema has no {kind.__name__}")
 
-    def held(self) -> set[str]:
-        """Return the keys of the studies whose reports an extension still needs."""
-        return set[str]().union(*(one.held() for one in self.extensions))
+    def held(self, *, studies: bool = False) -> set[str]:
+        """Return the keys of the studies whose reports, or images, an extension still needs."""
+        return set[str]().union(*(one.held(studies=studies) for one in self.extensions))
 
     def _reported(self, key: str, versions: Iterable[int]) -> None:
         """Tell the extensions which versions are out; part of another's transaction."""

@@ -117,6 +117,8 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
     put(tmp_path / "inbox", "a")
     work(tmp_path, pacs.port, sent=1)
     settings = settings_in(tmp_path, targets=(pacs_at(pacs.port),), retention__reports_days=1.0)
+    days: dict[str, float] = {"retention__reports_days": 1.0, "retention__studies_days": 1.0}
+    all_settings = settings_in(tmp_path, targets=(pacs_at(pacs.port),), **days)
     folders = AgentFolders.of(settings)
     with open_store(folders.state / "spool.sqlite3", targets=["pacs"]) as store:
         (key,) = keys(tmp_path).values()
@@ -127,6 +129,11 @@ def test_a_report_stays_until_every_target_has_it(tmp_path: Path, pacs: Pacs) ->
             remove_old(settings, store, lambda: later)
             assert (folders.outbox / "a" / "report.json").is_file()
         store.database.execute("UPDATE deliveries SET step = 'sent'")
+        store.database.execute("UPDATE exports SET step = 'not made'")
+        remove_old(all_settings, store, lambda: later)
+        assert (folders.outbox / "a" / "report.json").is_file()
+        assert (folders.done / key).is_dir()
+        store.database.execute("UPDATE exports SET step = 'made'")
         remove_old(settings, store, lambda: later)
         assert not (folders.outbox / "a").exists()
         assert store.extension(ExportStore).of(key) == []

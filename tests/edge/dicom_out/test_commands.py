@@ -87,7 +87,7 @@ def test_targets_shows_who_answers_and_dead_letters_with_their_reasons(root: Pat
 def test_a_class_that_a_target_refuses_is_in_targets_and_doctor(root: Path) -> None:
     with open_store(root / "state" / "spool.sqlite3", targets=["pacs"]) as store:
         exports = store.extension(ExportStore)
-        exports.note_answers("pacs", {SegmentationStorage: "not accepted"}, 1)
+        exports.note_answers("pacs", {SegmentationStorage: "not accepted"})
     with Pacs().running() as pacs:
         (target,) = json.loads(command(root, pacs.port, "targets", "--json").stdout)["targets"]
         (refused,) = target["not_taken"]
@@ -148,11 +148,21 @@ def test_doctor_names_silent_targets_and_dead_letters(root: Path) -> None:
         found = json.loads(command(root, pacs.port, "doctor", "--json").stdout)
         return [(one["level"], one["text"]) for one in found if one["what"] == "targets"]
 
+    cannot = "of them cannot be made: overread-edge targets says why"
     with Pacs().running() as pacs:
         address = f"127.0.0.1:{pacs.port}"
         assert said() == [
             ("ok", f"pacs: {address} answers, encryption: none"),
             ("WRONG", "pacs: 1 dead letters: overread-edge targets says why"),
-            ("note", "1 reports have no objects: overread-edge targets says why"),
+            ("note", f"1 reports have no objects, 0 {cannot}"),
+        ]
+        change(root, "exports SET step = 'not made' WHERE step = 'none'")
+        assert said()[2] == ("WRONG", f"1 reports have no objects, 1 {cannot}")
+        page = deliveries_panel(site_of(settings_in(root, targets=(pacs_at(pacs.port),))))
+        assert [one["letter"].reason for one in page.values()["dead"]] == ["NIfTI", "a [red] why"]
+        said_again = command(root, pacs.port, "resend", "--dead").stdout
+        assert said_again.splitlines() == [
+            "due again: a version 1 to pacs",
+            "due again: b version 1 to pacs",
         ]
     assert said()[0] == ("WRONG", f"pacs: {address}: Connection refused")

@@ -1,6 +1,9 @@
 """Every target gets every object, whatever fails on the way, and none is given up silently."""
 
+import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from enum import Enum
 from functools import partial
 from itertools import combinations
@@ -11,11 +14,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, KeyObjectSelectionDocumentStorage
 from structlog.testing import capture_logs
 
-from edge.dicom_out import deliver
+from edge.audit import Event
+from edge.database import BUSY_S
 from edge.dicom_out.deliver import MAX_ATTEMPTS, MAX_MAKING
 from edge.dicom_out.exports import DeliveryStep, ExportStep
+from edge.errors import NotDicom
 from edge.report.evidence import objects_folder
-from tests.dicom_peers import Pacs, StowService, write_object
+from edge.trail.records import records_after
+from evaluation.world import settings_in
+from tests.dicom_peers import Pacs, StowService, stow_answer, write_object
+from tests.edge.builders import put
 from tests.edge.dicom_out import sites
 from tests.edge.dicom_out.sites import (
     CLASSES,
@@ -26,7 +34,8 @@ from tests.edge.dicom_out.sites import (
     uids,
     web_at,
 )
-from tests.edge.running_agent import Killed
+from tests.edge.dicom_out.test_agent_delivers import count
+from tests.edge.running_agent import Killed, quick_read, running, wait_until
 
 # pynetdicom drops the socket of a connection that failed without closing it
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -135,10 +144,9 @@ NOT_ACCEPTED = "the target does not accept objects of its class"
 
 @pytest.mark.long
 def test_an_archive_gets_the_classes_that_it_takes_whichever_they_are(
-    tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pacs: Pacs
 ) -> None:
     """All subsets, one after another at one archive: what it took before counts no more."""
-    monkeypatch.setattr(deliver, "MAX_ATTEMPTS", 2)
     with deliveries(tmp_path, pacs_at(pacs.port)) as site:
         site.make = partial(sites.make_objects, classes=EVERY_CLASS)
         for number, taken in enumerate(SUBSETS):
@@ -154,9 +162,12 @@ def test_an_archive_gets_the_classes_that_it_takes_whichever_they_are(
             refused = sorted(EVERY_CLASS.keys() - taken)
             reason = "; ".join(f"{name}.dcm: {NOT_ACCEPTED}" for name in refused)
             ended = [(one.step.value, one.reason) for one in site.of("pacs")[-2:]]
-            assert ended == [("dead" if refused else "sent", reason)] * 2
+            assert ended == [("sent", reason)] * 2
             shown = {one.sop_class for one in site.exports.not_taken("pacs")}
             assert shown == {EVERY_CLASS[name] for name in refused}
+            assert site.exports.held() == set()  # retention goes on
+            # the next archive is a new one
+            site.store.database.execute("UPDATE deliveries SET reason = ''")
         assert len(SUBSETS) == 31
         assert pacs.associations <= 4 * len(SUBSETS)
 
@@ -167,52 +178,87 @@ def refuses(code: int, *names: str) -> Callable[[Dataset], int]:
     return lambda dataset: code if dataset.SOPClassUID in classes else 0x0000
 
 
-@pytest.mark.parametrize("how", ["no context", "status"])
-def test_a_class_that_an_archive_refuses_costs_later_studies_nothing(
-    tmp_path: Path, pacs: Pacs, how: str
+@pytest.mark.parametrize("how", ["no context", 0x0122, 0xA900])
+def test_a_class_that_an_archive_does_not_take_is_noted_once_and_no_study_waits_for_it(
+    tmp_path: Path, pacs: Pacs, how: str | int
 ) -> None:
-    """Not even one association: it is asked again along with what it takes. A restart knows it."""
+    """It made a dead letter for each study once, and no report could be removed."""
     with deliveries(tmp_path, pacs_at(pacs.port)) as site:
-        if how == "status":
-            pacs.answer = refuses(0x0122, "report")
+        if isinstance(how, int):
+            pacs.answer = refuses(how, "report")
         else:
             pacs.take(CLASSES["capture-overview"])
-        site.report("a")
-        site.pass_time(3600.0)
-        assert pacs.associations == MAX_ATTEMPTS
-        site.start()
-        keys = [site.report(name) for name in "bcd"]
+        keys = [site.report(f"{number:02d}") for number in range(10)]
         site.run()
-        assert pacs.associations == MAX_ATTEMPTS + 3
-        assert site.steps("pacs") == ["dead"] * 4
-        words = NOT_ACCEPTED if how == "no context" else "SOP Class Not Supported (0x0122)"
-        assert all(words in one.reason for one in site.of("pacs"))
-        assert pacs.received[1:] == [uids(key, 1)[0] for key in keys]
-        # it changes its mind
+        site.start()
+        keys += [site.report(f"{number:02d}") for number in range(10, 40)]
+        site.pass_time(3600.0)
+        assert pacs.associations == 40
+        assert site.steps("pacs") == ["sent"] * 40
+        assert site.exports.held() == set()
+        (noted,) = site.exports.not_taken("pacs")
+        assert (noted.sop_class, noted.attempts) == (CLASSES["report"], 40)
+        assert all(one.reason == f"report.dcm: {noted.reason}" for one in site.of("pacs"))
+        assert pacs.received == [uids(key, 1)[0] for key in keys]
+        # it changes its mind, and gets all that it lacks
         pacs.take(*CLASSES.values())
         pacs.answer = refuses(0)
-        key = site.report("e")
+        keys.append(site.report("e"))
         site.run()
-        assert sorted(pacs.received[-2:]) == sorted(uids(key, 1))
+        assert sorted(pacs.received) == sorted(uid for key in keys for uid in uids(key, 1))
         assert site.exports.not_taken("pacs") == []
-        site.exports.resend(keys[0], (1,), ("pacs",))
-        site.run()
-        assert site.steps("pacs") == ["dead", "sent", "dead", "dead", "sent"]
+        assert site.steps("pacs") == ["sent"] * 41
+    trail = list(records_after(tmp_path / "state" / "trail", 0))
+    assert all(one.fields["objects"] for one in trail if one.event == Event.DELIVERED)
 
 
-def test_an_object_of_a_class_that_is_taken_again_has_all_its_attempts(
+def test_an_object_of_a_class_that_is_taken_has_all_its_attempts(
     tmp_path: Path, pacs: Pacs
 ) -> None:
     """Then it is the object that is refused, or that ends the association."""
     with deliveries(tmp_path, pacs_at(pacs.port)) as site:
-        for number, code in enumerate((0xA900, 0xA700)):
-            site.exports.note_answers("pacs", {CLASSES["report"]: "refused"}, MAX_ATTEMPTS)
+        site.report("taken")
+        site.run()
+        for number, code in enumerate((0xA900, 0xA700, 0xC000)):
             pacs.answer = refuses(code, "report")
             site.report(str(number))
             site.run()
             assert site.steps("pacs")[-1] == "sending"
             site.pass_time(3600.0)
             assert site.of("pacs")[-1].attempts == MAX_ATTEMPTS
+            assert site.steps("pacs")[-1] == "dead"
+
+
+@pytest.mark.parametrize("code", [0x0111, 0xA700, 0xC000])
+def test_an_archive_that_refuses_what_it_has_makes_no_dead_letter(
+    tmp_path: Path, pacs: Pacs, code: int
+) -> None:
+    """After a resend, or with a database that was restored."""
+    with (
+        StowService().running() as web,
+        deliveries(tmp_path, pacs_at(pacs.port), web_at(web.url)) as site,
+    ):
+        key = site.report("a")
+        site.run()
+        pacs.answer = lambda d: code if d.SOPInstanceUID in pacs.received else 0
+        web.answer = lambda d: (
+            stow_answer(d, "FailedSOPSequence", 409, code)
+            if d.SOPInstanceUID in web.received
+            else None
+        )
+        for target in ("pacs", "web"):
+            site.exports.resend(key, (1,), (target,))
+        site.pass_time(10.0)
+        assert site.steps("pacs") == site.steps("web") == ["sent"]
+        assert pacs.received == web.received == uids(key, 1)
+        # what it refuses and does not have is a dead letter as ever
+        pacs.answer, web.answer = (
+            (lambda _: 0xC000),
+            lambda d: stow_answer(d, "FailedSOPSequence", 409, 0xC000),
+        )
+        site.report("b")
+        site.pass_time(3600.0)
+        assert site.steps("pacs") == site.steps("web") == ["sent", "dead"]
 
 
 def test_a_stop_after_a_known_refusal_leaves_the_rest_for_the_next_start(tmp_path: Path) -> None:
@@ -225,7 +271,7 @@ def test_a_stop_after_a_known_refusal_leaves_the_rest_for_the_next_start(tmp_pat
         deliveries(tmp_path, pacs_at(pacs.port)) as site,
     ):
         refused = dict.fromkeys(CLASSES.values(), "refused")
-        site.exports.note_answers("pacs", refused, MAX_ATTEMPTS)
+        site.exports.note_answers("pacs", refused)
         site.report("a")
         site.run()
         assert site.steps("pacs") == ["sending"]
@@ -235,28 +281,28 @@ def test_a_stop_after_a_known_refusal_leaves_the_rest_for_the_next_start(tmp_pat
 def test_an_archive_that_takes_no_class_is_asked_now_and_then(
     tmp_path: Path, pacs: Pacs, again: str
 ) -> None:
-    """Every quarter of an hour at most, and at once after a resend or a restart."""
+    """Every quarter of an hour at most, and at once after a resend or a restart; all waits."""
     with deliveries(tmp_path, pacs_at(pacs.port)) as site:
         pacs.take()
         first = site.report("a")
         site.pass_time(3600.0)
+        assert site.exports.held() == {first}  # nothing of it has arrived
         site.report("b")
         site.run()
         asked = pacs.associations
+        assert asked <= 5
         pacs.take(*CLASSES.values())
         site.report("c")
         site.run()
-        assert (pacs.associations, site.steps("pacs")) == (asked, ["dead"] * 3)
+        assert (pacs.associations, site.steps("pacs")) == (asked, ["sending"] * 3)
         if again == "later":
             site.pass_time(901.0)
-            site.report("d")
         elif again == "resend":
             site.exports.resend(first, (1,), ("pacs",))
         else:
             site.start()
-            site.report("d")
         site.run()
-        assert site.steps("pacs").count("sent") == 1
+        assert site.steps("pacs") == ["sent"] * 3
 
 
 def test_an_archive_that_aborts_with_one_class_gets_the_others(tmp_path: Path) -> None:
@@ -277,7 +323,7 @@ def test_an_archive_that_aborts_with_one_class_gets_the_others(tmp_path: Path) -
 
 def test_a_class_that_a_target_shall_not_get_any_more_is_not_named(tmp_path: Path) -> None:
     with deliveries(tmp_path, pacs_at(104, objects=("sr",))) as site:
-        site.exports.note_answers("pacs", dict.fromkeys(EVERY_CLASS.values(), "refused"), 1)
+        site.exports.note_answers("pacs", dict.fromkeys(EVERY_CLASS.values(), "refused"))
         site.start()
         left = [one.sop_class for one in site.exports.not_taken("pacs")]
         assert left == [EVERY_CLASS["sr"]]
@@ -307,29 +353,82 @@ def test_versions_of_a_study_keep_their_order_at_each_target(tmp_path: Path) -> 
 
 
 def test_a_report_of_which_no_objects_can_be_made_says_so(tmp_path: Path, pacs: Pacs) -> None:
-    """A fault of the program is tried again; no other report is kept from its target."""
+    """A fault of the program is tried again; no other report is kept from its target.
+
+    A version without one of its objects stays, with its study, until a person has sent it.
+    """
 
     def odd(out: Path, version: int) -> list[Path]:
-        if out.name == "a":
-            raise NoObjects("the study was a NIfTI file")
-        if out.name == "b":
-            raise RuntimeError("a fault of the program")
+        match out.name:
+            case "a":
+                raise NotDicom("the study was a NIfTI file")
+            case "b":
+                raise RuntimeError("a fault of the program")
+            case "c":
+                raise NoObjects("sr cannot be made")
         return sites.make_objects(out, version)
 
     with deliveries(tmp_path, pacs_at(pacs.port)) as site:
         site.make = odd
-        keys = [site.report(name) for name in "abc"]
-        site.pass_time(60.0)
-        assert pacs.received == uids(keys[2], 1)
-        no_objects, fault = site.exports.unmade()
-        assert no_objects.reason == "NoObjects: the study was a NIfTI file"
+        keys = [site.report(name) for name in "abcd"]
+        with capture_logs() as logs:
+            site.pass_time(60.0)
+        assert pacs.received == uids(keys[3], 1)
+        fault, lacks, no_objects = site.exports.unmade(every=True)
+        assert no_objects.reason == "NotDicom: the study was a NIfTI file"
         assert f"has failed {MAX_MAKING} times" in fault.reason
+        assert lacks.reason == "NoObjects: sr cannot be made"
         assert site.steps("pacs") == ["sent"]
-        assert site.exports.held() == set()
+        assert {one["study_key"] for one in logs if one["event"] == "delivered"} == {keys[3]}
+        assert site.exports.held() == site.exports.held(studies=True) == {keys[1], keys[2]}
         site.make = sites.make_objects
-        site.exports.resend(keys[0], (1,), ("pacs",))
+        for key in keys[:3]:
+            site.exports.resend(key, (1,), ("pacs",))
         site.run()
-        assert pacs.received[2:] == uids(keys[0], 1)
+        assert pacs.received[2:] == [uid for key in keys[:3] for uid in uids(key, 1)]
+        assert site.exports.held() == set()
+
+
+def test_a_delivery_of_nothing_is_not_recorded_as_one(tmp_path: Path, pacs: Pacs) -> None:
+    """Neither where a target shall get none of the objects, nor where somebody removed them."""
+    with deliveries(tmp_path, pacs_at(pacs.port, objects=("seg",))) as site:
+        site.report("a")
+        with capture_logs() as logs:
+            site.run()
+        assert site.steps("pacs") == ["sent"]
+        assert "delivered" not in {one["event"] for one in logs}
+        site.store.trail.flush()
+    trail = records_after(tmp_path / "state" / "trail", 0)
+    assert Event.DELIVERED not in {one.event for one in trail}
+
+
+def test_of_many_that_write_none_is_turned_away_and_nothing_is_sent_twice(tmp_path: Path) -> None:
+    """22 targets, and a while in which another process holds the database."""
+    pacs = [Pacs() for _ in range(22)]
+
+    def hold(_dataset: Dataset) -> int:
+        if not holder:
+            path = tmp_path / "state" / "spool.sqlite3"
+            any_thread = {"isolation_level": None, "check_same_thread": False}
+            holder.append(sqlite3.connect(path, **any_thread))
+            holder[0].execute("BEGIN IMMEDIATE")
+            threading.Timer(4 * BUSY_S, holder[0].execute, ["ROLLBACK"]).start()
+        return 0x0000
+
+    holder = list[sqlite3.Connection]()
+    with ExitStack() as stack:
+        for one in pacs:
+            stack.enter_context(one.running())
+        pacs[7].answer = hold
+        targets = [pacs_at(one.port, f"pacs{number}") for number, one in enumerate(pacs)]
+        for name in "abc":
+            put(tmp_path / "inbox", name)
+        settings = settings_in(tmp_path, targets=tuple(targets))
+        with running(settings, read=quick_read, make_objects=sites.make_objects):
+            wait_until(lambda: all(len(one.received) >= 6 for one in pacs))
+            wait_until(lambda: count(tmp_path, "deliveries", "sent") == 66)
+        assert [len(one.received) for one in pacs] == [6] * 22
+        holder[0].close()
 
 
 def test_objects_that_somebody_removed_are_a_dead_letter(tmp_path: Path) -> None:
@@ -361,7 +460,7 @@ def test_a_stop_during_a_delivery_finishes_the_object_and_does_not_count(tmp_pat
         assert delivery.attempts == 1
 
 
-STEPS: list[Enum] = [ExportStep.MADE, ExportStep.NONE, *DeliveryStep]
+STEPS: list[Enum] = [*[*ExportStep][1:], *DeliveryStep]
 """MAKING is durable together with a step of the study, which test_agent_delivers kills at."""
 
 
@@ -380,24 +479,27 @@ def test_killed_at_any_durable_step_nothing_is_lost(
             raise Killed
 
     def answer(dataset: Dataset) -> int:
-        return 0xA900 if refuses and dataset.SOPClassUID == EncapsulatedPDFStorage else 0x0000
+        return 0xC000 if refuses and dataset.SOPClassUID == EncapsulatedPDFStorage else 0x0000
 
     def no_headers(_out: Path, _version: int) -> list[Path]:
-        raise NoObjects("a NIfTI file")
+        raise NotDicom("a NIfTI file")
+
+    def no_object(_out: Path, _version: int) -> list[Path]:
+        raise NoObjects("sr cannot be made")
 
     with (
         Pacs(answer=answer).running() as pacs,
         deliveries(tmp_path, pacs_at(pacs.port), on_step=crash) as site,
     ):
-        if step is ExportStep.NONE:
-            site.make = no_headers
+        if step in (ExportStep.NONE, ExportStep.NOT_MADE):
+            site.make = no_headers if step is ExportStep.NONE else no_object
         key = site.report("a")
         with pytest.raises(Killed):
             site.pass_time(3600.0)
         site.start()
-        if step is ExportStep.NONE:
+        if step in (ExportStep.NONE, ExportStep.NOT_MADE):
             site.pass_time(60.0)
-            assert [one.step for one in site.exports.of(key)] == [ExportStep.NONE]
+            assert [one.step for one in site.exports.of(key)] == [step]
             return
         site.pass_time(3600.0)
         assert site.steps("pacs") == ["dead" if refuses else "sent"]
@@ -405,7 +507,7 @@ def test_killed_at_any_durable_step_nothing_is_lost(
         if refuses:
             (letter,) = site.of("pacs")
             assert letter.attempts == MAX_ATTEMPTS
-            assert "Does Not Match SOP Class" in letter.reason
+            assert "Cannot Understand" in letter.reason
 
 
 def test_an_object_that_ends_the_process_each_time_becomes_a_dead_letter(

@@ -1,7 +1,9 @@
 """What the headers of the images say, in all objects of a report; and what is not known."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from pydicom.sr.codedict import codes
 
 from edge.dicom_out.objects import MadeObjects, make_objects
 from edge.errors import NotExportable
+from edge.report.evidence import OBJECTS, SOURCE
+from imaging.read import read_study
 from tests.edge.dicom_out.studies import (
     ALL,
     CAPTURES,
@@ -155,6 +159,90 @@ def test_invalid_values_are_left_out_but_not_those_that_identify(tmp_path: Path)
     assert "PatientAge" not in data
     assert not data.StudyDate
     assert data.get_item("AccessionNumber").value == number.encode()
+
+
+INVALID: dict[str, tuple[Any, ...]] = {
+    "PatientBirthDate": (
+        *("19500230", "00000101", "19500229", "1950", "1950.01.02", "20260230-20260301"),
+        *("19500101-19500102", ["19500101", "19500102"], "not known"),
+    ),
+    "StudyDate": ("20260230", "00000101", "20261301", "2026022", ["20260228", "20260301"]),
+    "StudyTime": ("235960", "246060", "2561", "12:30:45", "1230-1330", ["10", "11"]),
+    "AcquisitionDate": ("20260230", ["20260228", "20260230"]),
+    "AcquisitionTime": ("236100", "99"),
+    "TimezoneOffsetFromUTC": ("+9999", "-1300", "+0160", "CET", ["+0100", "+0200"]),
+    "PatientAge": ("999", "ABCY", "60Y", ["060Y", "061Y"]),
+    "PatientSex": ("X", "male", ["M", "F"]),
+    "PatientName": ("A^" * 9, "x" * 99, "a=b=c=d=e", ["Doe^Jane", "Roe^Mary"]),
+    "ReferringPhysicianName": ("x" * 99, ["Who^A", "Who^B"]),
+    "PatientID": ("7" * 99, ["P7", "P8"], "P\x007\n"),
+    "AccessionNumber": ("1" * 20, ["A12", "A13"]),
+    "StudyID": ("1" * 99, ["1", "2"]),
+    "StudyDescription": (["CHEST", "LOW DOSE"], ["", "CHEST"], "x" * 99),
+    "IssuerOfPatientID": (["A", "B"],),
+    "PatientSize": ("0.000000000000000017", ["1.7", "1.8"]),
+    "PatientWeight": ("70.1234567890123456",),
+    "PatientIdentityRemoved": ("MAYBE", ["YES", "NO"]),
+    "DeidentificationMethod": (["A", "B" * 99],),
+    "SliceThickness": ("1.0000000000000001", "99999999999999999999"),
+    "PixelSpacing": (["1.6000000000000001", "1.6000000000000001"],),
+    "LossyImageCompression": ("MAYBE", ["00", "01"]),
+    "StudyInstanceUID": ("1.2.a", "1" * 70, ["1.2.3", "1.2.4"]),
+}
+"""Values that break a rule of DICOM, or that no calendar has."""
+SINGLE = (
+    *("PatientBirthDate", "StudyDate", "StudyTime", "StudyDescription", "PatientAge"),
+    *("ReferringPhysicianName", "TimezoneOffsetFromUTC", "PatientSex", "IssuerOfPatientID"),
+)
+INVALID_IN_ORDER = ("20260230", "00000101", ["20260101", "20260102"])
+
+
+def test_every_object_is_made_whatever_the_images_say_or_the_version_is_not_made(
+    tmp_path: Path,
+) -> None:
+    """An impossible date once cost all objects, and nothing said so."""
+    folder, out = write_study(tmp_path / "study"), tmp_path / "report"
+    write_reported(folder, out)
+    for picture in out.glob("finding_*.jpg"):  # the overview is a capture too
+        picture.unlink()
+    expected = ALL - CAPTURES | {"capture-overview"}
+    plain, wrong, cases = tmp_path / "plain", list[Any](), 0
+    shutil.copytree(folder, plain)
+
+    def in_order(image: Dataset, value: object) -> None:
+        order_of(image)
+        image.RequestAttributesSequence[0].ScheduledProcedureStepStartDate = value
+        image.ReferringPhysicianName = "Who^A"
+
+    every: list[tuple[str, Any, Callable[[Dataset, Any], None]]] = [
+        (keyword, value, lambda image, value, keyword=keyword: setattr(image, keyword, value))
+        for keyword, values in INVALID.items()
+        for value in values
+    ]
+    every += [("in the order", value, in_order) for value in INVALID_IN_ORDER]
+    for keyword, value, change in every:
+        cases += 1
+        for file in plain.glob("*.dcm"):
+            shutil.copy(file, folder)
+        with disable_value_validation():
+            change_headers(folder, lambda image: change(image, value))  # noqa: B023
+        shutil.rmtree(out / OBJECTS, ignore_errors=True)
+        headers = read_study(folder).headers
+        assert headers is not None
+        (out / SOURCE).write_bytes(headers())
+        try:
+            made = make_objects(out, DEVICE)
+        except NotExportable as error:
+            if keyword != "StudyInstanceUID":
+                wrong.append((keyword, value, str(error)))
+            assert not (out / OBJECTS).exists()
+            continue
+        objects = [dcmread(file) for file in made.files]
+        few = any(one.get_item(name) and one[name].VM > 1 for one in objects for name in SINGLE)
+        if names(made) != expected or few or keyword == "StudyInstanceUID":
+            wrong.append((keyword, value, names(made), few))
+    assert not wrong
+    assert cases >= 60
 
 
 def test_images_without_a_study_have_no_objects(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from edge.report.pictures import OVERVIEW
 from edge.report.write import write_report, write_version
 from tests.edge.dicom_out.studies import (
     ALL,
+    CAPTURES,
     DEVICE,
     KINDS,
     groups_in,
@@ -253,16 +254,39 @@ def test_no_findings(plain: tuple[Report, Path], out: Path) -> None:
     require_valid(*made.files)
 
 
-def test_a_refused_study_gets_only_the_document_that_says_so(
+def test_a_refused_study_has_the_status_failed_and_no_counts(
     plain: tuple[Report, Path], tmp_path: Path
 ) -> None:
-    """A structured report without findings would read like one of healthy lungs."""
+    """Counts of 0 would read like those of healthy lungs."""
     why = Rejection("NoLung", "there is no lung in it", "study")
     report = replace(plain[0], findings=(), possible=(), status=Status.REJECTED, rejection=why)
     write_report(report, {}, tmp_path, {SOURCE: (plain[1] / SOURCE).read_bytes()})
     made = make_objects(tmp_path, DEVICE)
-    assert names(made) == {"report"}
+    assert names(made) == {"report", "sr"}
+    document = hd.sr.srread(made.folder / "sr.dcm")
+    (group,) = document.content.get_image_measurement_groups()
+    told = {one.name.meaning: one.value.meaning for one in group.get_qualitative_evaluations()}
+    told.pop("Algorithm Family")
+    assert told == {"Summary of Detections": "Failed", "Summary of Analyses": "Not Attempted"}
+    assert not group.get_measurements()
+    assert (document.CompletionFlag, document.PreliminaryFlag) == ("PARTIAL", "FINAL")
+    assert "there is no lung in it" in json.dumps(document.to_json_dict())
     require_valid(*made.files)
+
+
+def test_the_structured_report_names_every_other_object_of_its_version(reported: Path) -> None:
+    """In its content, and in its evidence."""
+    files = make_objects(reported, DEVICE).files
+    uids = {file.stem: str(dcmread(file).SOPInstanceUID) for file in files}
+    document = hd.sr.srread(reported / OBJECTS / "v1" / "sr.dcm")
+    named = {
+        str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for item in document.ContentSequence
+        if item.ValueType in ("IMAGE", "COMPOSITE")
+    }
+    assert named == {uids[name] for name in (*CAPTURES, "report")}
+    evidence = {one[2] for one in document.get_evidence(current_procedure_only=True)}
+    assert {*named, uids["seg"]} <= evidence
 
 
 def test_a_volume_file_has_no_objects_and_says_why(out: Path) -> None:
@@ -275,9 +299,6 @@ def test_a_volume_file_has_no_objects_and_says_why(out: Path) -> None:
 @pytest.mark.parametrize("name", [SOURCE, OUTLINES, "report.json"])
 def test_damaged_files_are_named(name: str, out: Path) -> None:
     (out / name).write_bytes(b"not what it was")
-    if name == OUTLINES:
-        assert OUTLINES in make_objects(out, DEVICE).skipped["seg"]
-        return
     with pytest.raises(NotExportable, match=name):
         make_objects(out, DEVICE)
 

@@ -100,7 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         with running(settings, read=read, make_objects=made_objects):
             expected = len(KNOWN) + len(UNKNOWN)
             wait_until(lambda: len(list(root.glob("state/quarantine/*/reason.json"))) == expected)
-            wait_until(lambda: len(pacs.received) >= len(KNOWN))
+            wait_until(lambda: len(pacs.received) >= 2 * len(KNOWN))
     return root, pacs
 
 
@@ -122,14 +122,16 @@ def test_a_refused_study_says_whose_it_is_and_its_archive_why(name: str, place: 
     )
     page = (out / "report.html").read_text()
     assert all(text in page for text in ("Doe Jane", "P1", "2026-03-01", "A12"))
-    (file,) = (out / "dicom" / "v1").glob("*.dcm")
+    file, document = sorted((out / "dicom" / "v1").glob("*.dcm"))
     made = dcmread(file)
+    assert dcmread(document).SOPClassUID.name == "Comprehensive 3D SR Storage"
+    assert "'Failed'" in str(dcmread(document))
     assert made.SOPClassUID.name == "Encapsulated PDF Storage"
     assert made.DocumentTitle == "Overread report, version 1: the study was not read"
     assert (made.PatientName, made.PatientID, made.AccessionNumber) == ("Doe^Jane", "P1", "A12")
     assert (made.StudyInstanceUID, made.StudyDate) == ("1.2.826.1", "20260301")
     assert str(made.SOPInstanceUID) in pacs.received
-    require_valid(file)
+    require_valid(file, document)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -143,4 +145,4 @@ def test_a_refused_study_of_which_it_is_not_known_whose_it_is_says_so(
     assert report["next_steps"][-1].startswith("The files do not say whose study this is")
     assert report["next_steps"][-1] in (root / "outbox" / name / "report.html").read_text()
     assert not (root / "outbox" / name / "dicom").exists()
-    assert len(pacs.received) == len(KNOWN)
+    assert len(pacs.received) == 2 * len(KNOWN)

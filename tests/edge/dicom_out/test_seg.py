@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pytest
+from pydicom import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, SegmentationStorage
+from pynetdicom import build_context
 
 from edge.dicom_out import seg
+from edge.dicom_out.deliver import open_target
 from edge.dicom_out.seg import patches_of, segmentation
 from edge.dicom_out.source import Source, planes_of, source_of
 from edge.report.evidence import PlacedOutline, outlines_file, read_outlines
@@ -15,7 +20,9 @@ from imaging.dicom.source import read_source_headers
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, triple
-from tests.edge.dicom_out.studies import DEVICE, finding, report_of, write_study
+from tests.dicom_peers import Pacs
+from tests.edge.dicom_out.sites import pacs_at
+from tests.edge.dicom_out.studies import DEVICE, finding, report_of, require_valid, write_study
 
 Made = tuple[Source, Preprocessed, Callable[[tuple[float, float, float]], hd.seg.Segmentation]]
 
@@ -83,3 +90,31 @@ def test_frames_need_not_come_in_the_order_of_space(made: Made) -> None:
         for listed in (planes, [*planes[::2], *planes[1::2]])
     ]
     assert pixels[0] == pixels[1] > 20
+
+
+def test_a_large_segmentation_is_deflated_and_is_sent_plain_where_that_is_not_taken(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is the same object; outlines in 2,000 slices took 30 MB."""
+    plain = made[2]((0.4, 0.5, 0.8))
+    assert plain.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    monkeypatch.setattr(seg, "MAX_PLAIN", 1000)
+    large, file = made[2]((0.4, 0.5, 0.8)), tmp_path / "seg.dcm"
+    large.save_as(file, enforce_file_format=True)
+    assert file.stat().st_size < len(plain.PixelData) / 4
+    for syntaxes in ([DeflatedExplicitVRLittleEndian], [ExplicitVRLittleEndian]):
+        got = list[Dataset]()
+
+        def keep(dataset: Dataset, got: list[Dataset] = got) -> int:
+            got.append(dataset)
+            return 0x0000
+
+        contexts = [build_context(SegmentationStorage, syntaxes)]
+        with Pacs(answer=keep).running(contexts=contexts) as pacs:
+            sent = open_target(pacs_at(pacs.port)).send([file], lambda: False)
+        assert sent.stored == ("seg.dcm",)
+        assert [one.file_meta.TransferSyntaxUID for one in got] == syntaxes
+        assert got[0].PixelData == plain.PixelData
+        got[0].save_as(tmp_path / "got.dcm", enforce_file_format=True)
+        if syntaxes == [ExplicitVRLittleEndian]:
+            require_valid(tmp_path / "got.dcm")

@@ -136,7 +136,7 @@ class Site:
         """Make a dead letter for ``pacs``, which takes no segmentations."""
         with open_store(self.folders.state / DATABASE, ["pacs"]) as store:
             exports = store.extension(ExportStore)
-            exports.note_answers("pacs", {SegmentationStorage: reason}, 1)
+            exports.note_answers("pacs", {SegmentationStorage: reason})
             exports.adopt(key, (version,))
             for export in exports.of(key):
                 exports.made(export)

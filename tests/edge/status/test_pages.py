@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.audit import Event
+from edge.audit import Event, Person
 from edge.dicom_out.exports import DeliveryStep, ExportStore
 from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, LAST_IMAGES, LEAST
 from edge.drift.observe import put as put_drift
+from edge.errors import EdgeError
 from edge.findings import SecondReading
 from edge.folders import DATABASE
 from edge.guarantee import Guarantee
@@ -457,3 +458,20 @@ def test_a_study_names_its_series_and_has_dashes_for_what_was_not_read(
         assert "No finding" not in text
         assert "edge only" not in text
     assert why in visit.get(f"/study/{keys[0]}").text
+
+
+def test_a_version_that_is_not_made_is_shown_and_can_be_made_again(site: Site) -> None:
+    with open_store(site.folders.state / DATABASE, ["pacs"]) as store:
+        store.adopt("1" * 32, Step.DONE, ("a",), iter(["a"]), {})
+        exports = store.extension(ExportStore)
+        exports.adopt("1" * 32, (1,))
+        exports.not_made(exports.making()[0], "sr cannot be made", is_fault=True)
+        panel = deliveries_panel(site_of(site.with_target()))
+        with visiting(site.open_app(panels=[panel])) as visit:
+            page = visit.get("/").text
+            assert "sr cannot be made" in page
+            assert ">not made</td>" in page
+            assert 'name="version" value="1"' in page
+            form = {"study": "1" * 32, "target": "", "version": "1"}
+            with pytest.raises(EdgeError, match="no report"):  # its files are not here
+                panel.actions["resend"].run(form, Person("Ann"))
