@@ -20,12 +20,13 @@ from pathlib import Path
 
 import structlog
 
+from edge.agent.apart import refer
 from edge.agent.claim import received, sampled
 from edge.atomic_files import move, remove, sync_folder
 from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
-from edge.report.model import Rejection
-from edge.report.write import refer_to, version_in
+from edge.report.model import ChangeKind, Rejection
+from edge.report.write import version_in
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -114,7 +115,8 @@ def _note_changed(
     if not joins:
         first = f"report {study.report_name} (study {study.id})"
         notes[record.id] = f"changed images: {first} has {images} of these with other content"
-        refer_to(folders.outbox / study.report_name, study.id, notes[study.id])
+        out = folders.outbox / study.report_name
+        refer(study.id, out, notes[study.id], ChangeKind.CHANGED_IMAGES, store)
     store.add_changed(record.id, study.id, images, notes)
     log.warning("changed images received", study_key=study.id, part=record.id, images=images)
 

@@ -1,7 +1,9 @@
 """Process one claimed study to its end: read and done, or rejected and quarantined.
 
 It may be called again for a study at any step, after a crash, a full disk or a locked database,
-and continues from there. A report that is in the outbox stands: the study is not read again.
+and continues from there. A report that is in the outbox stands: the study is not read again. Where
+more images came, it is replaced by that of all of them; but never by one that says that it was not
+read (`edge.agent.apart`).
 """
 
 import json
@@ -16,19 +18,25 @@ from typing import Any
 
 import structlog
 
-from edge.access import make_folder
+from edge.agent.apart import put_apart, refer, set_apart, write_reason
 from edge.agent.claim import hold_report_folder, received
 from edge.agent.join import earlier_study, join
-from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
+from edge.atomic_files import is_transient, move, remove
 from edge.budget import LedgerEntry
 from edge.folders import AgentFolders
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.compose import completed, more_images
 from edge.report.evidence import SOURCE, evidence_files
-from edge.report.model import Rejection, Report, Status
+from edge.report.model import ChangeKind, Rejection, Report, Status
 from edge.report.serialize import report_in
-from edge.report.write import exported_versions, give_up_report, write_report, write_version
+from edge.report.write import (
+    exported_versions,
+    give_up_report,
+    read_series,
+    write_report,
+    write_version,
+)
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -93,17 +101,24 @@ def process_study(
         # an earlier attempt may have ended right after its report
         found, rejection = _report_in(job)
         details, began_s = "", time.time()
-        if found and not store.pending.has(record.id):
-            give_up_report(out, record.id)  # only if it is provisional
         if not found:
-            report, details = _read(record, draft, read, deadline_s, clock, refusal)
-            if draft != job:
-                pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.jpg"))}
-                write_version(report, pictures, out, evidence_files(draft.out))
-            on_report(report)
-            rejection = report.rejection
-        if draft != job:
-            remove(draft.out)
+            report, details, unread = _read(record, draft, read, deadline_s, clock, refusal)
+            why = _why_worse(report, unread, read_series(out, record.id))
+            if draft != job and why is not None:
+                set_apart(record, why, folders, store)
+                found = True
+            else:
+                if draft != job:
+                    pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.jpg"))}
+                    write_version(report, pictures, out, evidence_files(draft.out))
+                on_report(report)
+                rejection = report.rejection
+        if found:
+            if not store.pending.has(record.id):
+                give_up_report(out, record.id)  # only if it is provisional
+            for note in store.parts.notes(record.id):
+                refer(record.id, out, note, ChangeKind.NOT_JOINED, store)
+        remove(source.parent / ".report")
         facts = report_in(out)
         record_trace(record, source, facts, began_s)
         versions = exported_versions(out, record.id) if store.extensions else ()
@@ -115,13 +130,12 @@ def process_study(
             kind, file = rejection.kind, rejection.file
             record = store.quarantine(record.id, kind, reason, file, facts, versions)
     if record.step is Step.REPORTED:
+        put_apart(record, folders, store)
         _put_away(record, folders, store, folders.done / record.id, Step.DONE)
     else:
-        folder = folders.quarantine / record.id
-        make_folder(folder)
-        sync_folder(folders.quarantine)
-        write_atomically(folder / "reason.json", _reason(record, folders))
-        _put_away(record, folders, store, folder / "study", Step.QUARANTINED)
+        write_reason(record, folders, record.report_name)
+        home = folders.quarantine / record.id / "study"
+        _put_away(record, folders, store, home, Step.QUARANTINED)
 
 
 def _read(
@@ -131,8 +145,8 @@ def _read(
     deadline_s: float,
     clock: Callable[[], float],
     refusal: Rejection | None,
-) -> tuple[Report, str]:
-    """Return the report, which is out, and details for the developers.
+) -> tuple[Report, str, Mapping[str, Rejection]]:
+    """Return the report, which is out, details for the developers, and the series not readable.
 
     A study that ``read`` cannot report gets a report that says so, as does one that is not read
     because its ``refusal`` stands.
@@ -148,7 +162,8 @@ def _read(
         rejection = Rejection("RepeatedCrash", reason, job.source.name, internal=True)
     else:
         try:
-            return read(job).report, ""
+            result = read(job)
+            return result.report, "", result.unreadable
         except Exception as error:  # whatever it is, the next studies must be read
             if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
                 raise
@@ -176,7 +191,21 @@ def _read(
     # where the refusal stands, the targets have been told
     headers = study.headers() if study and study.headers and refusal is None else b""
     write_report(report, {}, job.out, {SOURCE: headers})
-    return report, details
+    return report, details, {}
+
+
+def _why_worse(
+    report: Report, unreadable: Mapping[str, Rejection], before: str | None
+) -> Rejection | None:
+    """Return why a report must not replace the one that was read from the series ``before``.
+
+    None where it may, and where that was not read.
+    """
+    if before is None or (report.was_read and report.series_uid == before):
+        return None
+    if report.status is Status.IGNORED:
+        return Rejection("IgnoredStudy", report.second_reading_reason)
+    return report.rejection or unreadable.get(before)
 
 
 def record_trace(record: Record, source: Path, report: Mapping[str, Any], began_s: float) -> None:
@@ -223,21 +252,6 @@ def _put_away(
     if source.exists():
         move(source, target)
     store.advance(record.id, step)
-
-
-def _reason(record: Record, folders: AgentFolders) -> bytes:
-    values = {
-        "kind": record.kind,
-        "file": record.file,
-        "reason": record.reason,
-        "study": record.name,
-        "study_key": record.id,
-        "report": str(folders.outbox / record.report_name / "report.html"),
-        "attempts": record.attempts,
-        "claimed": record.created,
-        "refused": record.updated,
-    }
-    return f"{json.dumps(values, indent=2, ensure_ascii=True)}\n".encode()
 
 
 def _report_in(job: Job) -> tuple[bool, Rejection | None]:

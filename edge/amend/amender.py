@@ -34,6 +34,7 @@ from edge.report.write import version_in, write_version
 from edge.settings.core import EdgeSettings
 from edge.store.amendment import amend_report
 from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
+from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from process import tracing
 from process.backoff import Jitter, doubled, pause_s
@@ -193,7 +194,10 @@ class Amender:
             self._aged_s += passed_s
         available = self._is_available()
         steps = (PendingStep.PENDING, PendingStep.AMENDING)
-        reads = [r for r in self._pending.at(*steps) if r.study_key not in self._suspended]
+        # a report whose study is read again with more images is amended by that
+        again = {record.id for record in self._store.at(Step.CLAIMED, Step.READING)}
+        held = self._suspended | again
+        reads = [r for r in self._pending.at(*steps) if r.study_key not in held]
         # 1. Write a version whose verdicts are stored, unless more may follow within seconds.
         if ready := [r for r in reads if self._is_ready(r)]:
             return self._attempt(ready[0], self._write)

@@ -59,6 +59,7 @@ class ChangeKind(Enum):
     NO_FINDING = "read again, no finding"
     GIVEN_UP = "given up"
     CHANGED_IMAGES = "changed images received"
+    NOT_JOINED = "later images not read"
     MORE_IMAGES = "more images arrived"  # the study was read again, its findings have new numbers
 
 

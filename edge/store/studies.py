@@ -282,8 +282,8 @@ class StudyStore:
     def finish_join(self, key: str, version: int, images: int) -> Record:
         """End a later part whose images are in place, and set its study back to CLAIMED.
 
-        ``version`` is that of the report with its ``images``. What is pending for the report of the
-        study is deleted: it will be read again. Returns the record of the study.
+        ``version`` is that of the report with its ``images``. What is pending for the report that
+        is out stays until that version replaces it. Returns the record of the study.
 
         Raises:
             WrongStep: the part is not at JOINING, or its study at neither DONE nor QUARANTINED.
@@ -292,7 +292,6 @@ class StudyStore:
 
         def reopen() -> None:
             self.parts.put(key, study_key, version, images)
-            self.pending.delete(study_key)
             if (at := self.get(study_key).step) not in (Step.DONE, Step.QUARANTINED):
                 raise WrongStep(f"study {study_key} is at {at.value}")
             cleared = {"attempts": 0, "kind": "", "reason": "", "file": ""}
@@ -303,6 +302,23 @@ class StudyStore:
 
         self._update(key, Step.DONE, {"attempts": 0}, reopen)
         return self.get(study_key)
+
+    def set_apart(
+        self, study_key: str, parts: Mapping[str, int], why: Mapping[str, str], note: str
+    ) -> None:
+        """Make QUARANTINED durable for later parts with which their study cannot be read.
+
+        The study stays at READING, for the report that is out. ``parts`` are numbers of images by
+        key, ``why`` has the columns of a refusal, ``note`` is a line for the report of the study.
+        """
+        with durable(self.database, self._on_step, Step.QUARANTINED):
+            self.pending.discard(study_key)
+            self.parts.add_note(study_key, note)
+            for key, images in parts.items():
+                self.parts.put(key, study_key, 0, images)
+                self._set(key, Step.QUARANTINED, why)
+                facts = {"study": study_key, "kind": why["kind"]}
+                self.trail.record(Event.REJECTED, study_key=key, **facts)
 
     def forget_report(self, key: str) -> None:
         """Delete what the extensions know of a report that is gone."""

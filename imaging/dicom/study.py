@@ -1,6 +1,5 @@
 """Read the DICOM files of a folder as a study: choose a series, stack its slices, decode them."""
 
-import hashlib
 import re
 import warnings
 from collections import Counter
@@ -17,6 +16,7 @@ from imaging.continuity import require_continuous
 from imaging.coverage import coverage_of
 from imaging.dicom.ahead import ReadAhead
 from imaging.dicom.arrival import files_of, head_of, listed_images
+from imaging.dicom.copies import without_equal_files, without_equal_images
 from imaging.dicom.header import ANNOUNCED, HEADER_KEYWORDS, Instance, names_of, read_instance
 from imaging.dicom.layout import require_hu
 from imaging.dicom.pixels import decoded
@@ -35,7 +35,6 @@ from imaging.dicom.series import (
 from imaging.dicom.source import source_headers
 from imaging.dicom.stack import Stack, widest_gap_mm
 from imaging.errors import NoLung, StudyError, UnreadableFile, is_machine_fault
-from imaging.files import open_plain
 from imaging.lungs import find_lungs
 from imaging.selection import SelectSeries, SeriesSummary
 from imaging.slices import SliceMeasures, measures_of
@@ -87,15 +86,21 @@ def read_series(
         if not images:
             reason = "no images, only a DICOM directory: give the folder of the images"
             raise UnreadableFile(reason, folder)
-        images, copies = _without_copies(images, only)
-        series = _requested(group(images), only)
+        images, files = without_equal_files(images, only)
+        # ties between series are broken by their order: those in the upper folder came first
+        images.sort(key=lambda image: len(image.file.parts))
+        pairs = [without_equal_images(one, only) for one in group(images)]
+        copies = [file for _, equal in pairs for file in equal]
+        images = [image for one, _ in pairs for image in one.images]
+        series = _requested([one for one, _ in pairs], only)
         if select is not None:
             series = preferred(series, select(tuple(map(summary_of, series))))
         if request:
             series = only_requested(series, request, folder)
         series = [part for one in series for part in by_acquisition(one, folder)]
         choice, volume = _read_chest(series, folder)
-        ignored = (f"exact copies of other files, ignored: {names_of(copies)}",) if copies else ()
+        told = {"exact copies of other files": files, "images with the pixels of others": copies}
+        ignored = tuple(f"{kind}, ignored: {names_of(some)}" for kind, some in told.items() if some)
         return Study(
             volume,
             folder,
@@ -106,6 +111,7 @@ def read_series(
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
             rule=choice.series.rule,
             headers=partial(source_headers, _in_order(choice)),
+            unreadable={s.uid: (e.kind, e.reason, str(e.file)) for s, e in choice.failures.items()},
         )
 
 
@@ -199,26 +205,6 @@ def _in_order(choice: Choice) -> list[Instance]:
     return sorted(choice.series.images, key=lambda image: place.get(image.file, len(place)))
 
 
-def _without_copies(
-    images: Sequence[Instance], only: Path | None
-) -> tuple[list[Instance], list[Path]]:
-    """Leave out files that equal another byte for byte, and list them; ``only`` is kept.
-
-    Files of one image that differ stay: it cannot be known which of them is right.
-    """
-    same_uid = Counter(image.text("SOPInstanceUID") for image in images)
-    kept: dict[bytes, Path] = {}
-    copies: list[Path] = []
-    for image in sorted(images, key=lambda image: image.file != only):
-        if same_uid[image.text("SOPInstanceUID")] > 1:
-            with open_plain(image.file) as stream:
-                digest = hashlib.file_digest(stream, "sha256").digest()
-            if kept.setdefault(digest, image.file) != image.file:
-                copies.append(image.file)
-    left_out = set(copies)
-    return [image for image in images if image.file not in left_out], copies
-
-
 def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
     """Mark all series but that of the file ``only`` as not requested, if there is such a file."""
     if only is None:
@@ -231,14 +217,16 @@ def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
 
 def _read_chest(series: Sequence[Series], folder: Path) -> tuple[Choice, Volume]:
     """Read the best series; a damaged one gives way to another, as an incomplete one does."""
+    failures = dict[Series, StudyError]()
     while True:
         choice = choose(series, folder, _lung_extent)
+        failures |= choice.failures
         try:
-            return choice, _read_volume(choice)
+            return replace(choice, failures=failures), _read_volume(choice)
         except StudyError as error:
             if not choice.alternatives:
                 raise
-            damaged = choice.series
+            failures[damaged := choice.series] = error
             why = f"{error.file.name}: {error.reason}"
             series = [replace(s, unfit=why) if s is damaged else s for s in series]
 
@@ -297,6 +285,14 @@ def _limitations(images: Sequence[Instance], choice: Choice, folder: Path) -> It
             f"Slices of {step_mm - gap_mm:.3g} mm every {step_mm:.3g} mm leave gaps of "
             f"{gap_mm:.3g} mm, expected at most {_MAX_GAP_MM:g} mm."
         )
+        yield Limitation(LimitationKind.ACQUISITION, text)
+    if series.acquisition:
+        own = (image for image in images if image.text("SeriesInstanceUID") == series.uid)
+        given = sorted(
+            {image.text("AcquisitionNumber") for image in own}, key=lambda n: (len(n), n)
+        )
+        found = f"The series has several acquisitions of the same places ({', '.join(given)[:200]})"
+        text = f"{found}: acquisition {series.acquisition} was read."
         yield Limitation(LimitationKind.ACQUISITION, text)
     kernels = {frame.text("ConvolutionKernel"): frame.file.name for frame in series.frames}
     kernels.pop("", None)  # some scanners leave it empty in single images
