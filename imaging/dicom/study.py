@@ -21,6 +21,7 @@ from imaging.dicom.header import ANNOUNCED, HEADER_KEYWORDS, Instance, names_of,
 from imaging.dicom.layout import require_hu
 from imaging.dicom.pixels import decoded
 from imaging.dicom.series import (
+    FIRST_ACQUISITION,
     NOT_REQUESTED,
     Choice,
     LungExtent,
@@ -54,6 +55,8 @@ _MAX_GAP_MM = 1.5
 """Half the diameter of the smallest nodule of calibration. Two scans that we have leave 1.25 mm."""
 _AGE = re.compile("(?!000)[0-9]{3}[DWMY]").fullmatch
 """An age as DICOM writes it; 000Y stands for a baby or for an unknown age."""
+_MOST_DIGITS = 9
+"""Of a number of images; a longer one is damaged."""
 _RANKING_STEP_MM = 8.0
 """At this distance the volume of the lungs in 15 whole scans comes out within 2 %."""
 
@@ -183,7 +186,7 @@ def summary_of(series: Series) -> SeriesSummary:
         header=_header(series),
         folder=first.file.parent,
         uid=series.uid,
-        number=None if number is None else int(number),
+        number=None if number is None or abs(number) >= 2**31 else int(number),
         image_type=first.texts("ImageType"),
         kernels=tuple(filter(None, series.stated("ConvolutionKernel").split("\\"))),
         body_part=series.stated("BodyPartExamined"),
@@ -286,7 +289,7 @@ def _limitations(images: Sequence[Instance], choice: Choice, folder: Path) -> It
             f"{gap_mm:.3g} mm, expected at most {_MAX_GAP_MM:g} mm."
         )
         yield Limitation(LimitationKind.ACQUISITION, text)
-    if series.acquisition:
+    if any(line.endswith(FIRST_ACQUISITION) for line in choice.others):
         own = (image for image in images if image.text("SeriesInstanceUID") == series.uid)
         given = sorted(
             {image.text("AcquisitionNumber") for image in own}, key=lambda n: (len(n), n)
@@ -325,7 +328,7 @@ def _missing_images(images: Sequence[Instance], series: Series, folder: Path) ->
         numbers = {
             image.text("AcquisitionNumber") if keyword == "ImagesInAcquisition" else "": int(text)
             for image in series.images
-            if (text := image.text(keyword)).isdecimal()
+            if (text := image.text(keyword)).isdecimal() and len(text) <= _MOST_DIGITS
         }
         announced = sum(numbers.values())
         if announced > len(belong):
