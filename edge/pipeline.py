@@ -16,7 +16,7 @@ Only an exception ends a study, and `read_and_report` reports that too. In the a
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -98,13 +98,12 @@ class StudyResult:
     """The report of one study, and its files.
 
     Its ledger is complete. The ledger in the files ends where their writing began. ``evidence`` is
-    what was written beside the report. ``unreadable`` says by UID why a series was not.
+    what was written beside the report.
     """
 
     report: Report
     paths: ReportPaths
     evidence: EvidenceFiles = field(default_factory=dict)
-    unreadable: Mapping[str, Rejection] = field(default_factory=dict)
 
 
 def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
@@ -137,8 +136,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
             OUTLINES: outlines_file(report.listed, box.geometry),
         }
         paths = pipeline.write(report, pictures, job.out, evidence)
-    unreadable = {uid: Rejection(*why) for uid, why in study.unreadable.items()}
-    return StudyResult(replace(report, ledger=budget.ledger), paths, evidence, unreadable)
+    return StudyResult(replace(report, ledger=budget.ledger), paths, evidence)
 
 
 def detect(

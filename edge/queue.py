@@ -119,22 +119,18 @@ def requeue(wanted: str | None, site: Site, by: Person | None = None) -> list[st
         raise NoSuchStudy(f"{path} is missing: start the agent, which makes it from the folders")
     with site.opened() as store:
         records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if is_here(r, folders)]
-        chosen = _chosen(wanted, records, store.parts.keys())
+        others = store.parts.keys() - {wanted}  # a later part may have the name of its study
+        chosen = _chosen(wanted, [r for r in records if wanted is None or r.id not in others])
         for record in chosen:
             _bring_back(record, folders, store, by or Person.here())
     return [record.name for record in chosen]
 
 
-def _chosen(wanted: str | None, records: list[Record], parts: set[str]) -> list[Record]:
-    """Return the studies that are meant, of those whose files are here.
-
-    Later ``parts`` of studies, which have the name of one maybe, are meant by their keys.
-    """
+def _chosen(wanted: str | None, records: list[Record]) -> list[Record]:
+    """Return the studies that are meant, of those whose files are here."""
     if wanted is None:
         return [record for record in records if record.step is Step.QUARANTINED]
-    chosen = [record for record in records if wanted == record.id]
-    records = [record for record in records if record.id not in parts]
-    chosen = chosen or [record for record in records if wanted == record.name]
+    chosen = [record for record in records if wanted in (record.id, record.name)]
     chosen = chosen or [record for record in records if wanted == record.report_name]
     if len(chosen) > 1:
         keys = ", ".join(record.id for record in chosen)

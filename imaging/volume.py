@@ -4,7 +4,7 @@ Axis order is declared here once. Arrays are ``(z, y, x)``; spacings follow the 
 ``(z, y, x)`` in mm; world points are ``(x, y, z)`` in DICOM patient coordinates (LPS), in mm.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import permutations
@@ -174,8 +174,6 @@ class Study:
         headers: makes the headers of the images, as `imaging.dicom.source` keeps them; None for a
             volume file.
         stored: the voxels as a volume file or an array orders them; None for DICOM.
-        unreadable: kind, reason and file of the error of each CT series that makes no volume, by
-            UID.
     """
 
     volume: Volume
@@ -188,7 +186,6 @@ class Study:
     rule: str = ""
     headers: Callable[[], bytes] | None = None
     stored: Grid | None = None
-    unreadable: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:

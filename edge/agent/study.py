@@ -1,9 +1,7 @@
 """Process one claimed study to its end: read and done, or rejected and quarantined.
 
 It may be called again for a study at any step, after a crash, a full disk or a locked database,
-and continues from there. A report that is in the outbox stands: the study is not read again. Where
-more images came, it is replaced by that of all of them; but never by one that says that it was not
-read (`edge.agent.apart`).
+and continues from there. A report that is in the outbox stands: the study is not read again.
 """
 
 import json
@@ -18,10 +16,10 @@ from typing import Any
 
 import structlog
 
-from edge.agent.apart import put_apart, refer, set_apart, write_reason
+from edge.access import make_folder
 from edge.agent.claim import hold_report_folder, received
-from edge.agent.join import earlier_study, join
-from edge.atomic_files import is_transient, move, remove
+from edge.agent.join import earlier_study, join, put_apart, refer, set_apart
+from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
 from edge.folders import AgentFolders
 from edge.job import Job
@@ -40,7 +38,7 @@ from edge.report.write import (
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from imaging.dicom.arrival import files_of
+from imaging.dicom.arrival import arrived, files_of
 from imaging.dicom.study import refused_study
 from imaging.errors import is_machine_fault
 from imaging.volume import StudyHeader
@@ -102,22 +100,21 @@ def process_study(
         found, rejection = _report_in(job)
         details, began_s = "", time.time()
         if not found:
-            report, details, unread = _read(record, draft, read, deadline_s, clock, refusal)
-            why = _why_worse(report, unread, read_series(out, record.id))
-            if draft != job and why is not None:
+            report, details = _read(record, draft, read, deadline_s, clock, refusal)
+            if draft != job and (why := _why_worse(report, source, out)):
                 set_apart(record, why, folders, store)
                 found = True
-            else:
-                if draft != job:
-                    pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.jpg"))}
-                    write_version(report, pictures, out, evidence_files(draft.out))
-                on_report(report)
-                rejection = report.rejection
         if found:
             if not store.pending.has(record.id):
                 give_up_report(out, record.id)  # only if it is provisional
             for note in store.parts.notes(record.id):
                 refer(record.id, out, note, ChangeKind.NOT_JOINED, store)
+        else:
+            if draft != job:
+                pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.jpg"))}
+                write_version(report, pictures, out, evidence_files(draft.out))
+            on_report(report)
+            rejection = report.rejection
         remove(source.parent / ".report")
         facts = report_in(out)
         record_trace(record, source, facts, began_s)
@@ -133,9 +130,11 @@ def process_study(
         put_apart(record, folders, store)
         _put_away(record, folders, store, folders.done / record.id, Step.DONE)
     else:
-        write_reason(record, folders, record.report_name)
-        home = folders.quarantine / record.id / "study"
-        _put_away(record, folders, store, home, Step.QUARANTINED)
+        folder = folders.quarantine / record.id
+        make_folder(folder)
+        sync_folder(folders.quarantine)
+        write_atomically(folder / "reason.json", _reason(record, folders))
+        _put_away(record, folders, store, folder / "study", Step.QUARANTINED)
 
 
 def _read(
@@ -145,8 +144,8 @@ def _read(
     deadline_s: float,
     clock: Callable[[], float],
     refusal: Rejection | None,
-) -> tuple[Report, str, Mapping[str, Rejection]]:
-    """Return the report, which is out, details for the developers, and the series not readable.
+) -> tuple[Report, str]:
+    """Return the report, which is out, and details for the developers.
 
     A study that ``read`` cannot report gets a report that says so, as does one that is not read
     because its ``refusal`` stands.
@@ -162,8 +161,7 @@ def _read(
         rejection = Rejection("RepeatedCrash", reason, job.source.name, internal=True)
     else:
         try:
-            result = read(job)
-            return result.report, "", result.unreadable
+            return read(job).report, ""
         except Exception as error:  # whatever it is, the next studies must be read
             if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
                 raise
@@ -191,21 +189,24 @@ def _read(
     # where the refusal stands, the targets have been told
     headers = study.headers() if study and study.headers and refusal is None else b""
     write_report(report, {}, job.out, {SOURCE: headers})
-    return report, details, {}
+    return report, details
 
 
-def _why_worse(
-    report: Report, unreadable: Mapping[str, Rejection], before: str | None
-) -> Rejection | None:
-    """Return why a report must not replace the one that was read from the series ``before``.
+def _why_worse(report: Report, source: Path, out: Path) -> Rejection | None:
+    """Return why the report of a study with later parts must not replace the one that is out.
 
-    None where it may, and where that was not read.
+    That was read, and the study cannot be read with them; or not the series that was read, and they
+    bring no better one. None where it may replace it.
     """
+    before = read_series(out, report.study_key)
     if before is None or (report.was_read and report.series_uid == before):
         return None
-    if report.status is Status.IGNORED:
-        return Rejection("IgnoredStudy", report.second_reading_reason)
-    return report.rejection or unreadable.get(before)
+    came = {image.series_uid for part in source.glob("part-*") for image in arrived(part)}
+    if not report.was_read or report.series_uid not in came:
+        text = f"the series {before} cannot be read with them: {'; '.join(report.other_series)}"
+        instead = Rejection("SeriesNotFound", (report.second_reading_reason, text)[report.was_read])
+        return report.rejection or instead
+    return None
 
 
 def record_trace(record: Record, source: Path, report: Mapping[str, Any], began_s: float) -> None:
@@ -252,6 +253,21 @@ def _put_away(
     if source.exists():
         move(source, target)
     store.advance(record.id, step)
+
+
+def _reason(record: Record, folders: AgentFolders) -> bytes:
+    values = {
+        "kind": record.kind,
+        "file": record.file,
+        "reason": record.reason,
+        "study": record.name,
+        "study_key": record.id,
+        "report": str(folders.outbox / record.report_name / "report.html"),
+        "attempts": record.attempts,
+        "claimed": record.created,
+        "refused": record.updated,
+    }
+    return f"{json.dumps(values, indent=2, ensure_ascii=True)}\n".encode()
 
 
 def _report_in(job: Job) -> tuple[bool, Rejection | None]:

@@ -86,10 +86,9 @@ class PartStore:
         return {row["part_key"] for row in self._database.execute("SELECT part_key FROM parts")}
 
     def joined_after(self, study_key: str, version: int) -> dict[str, int]:
-        """Return key and images of the parts whose images a later version than this one has."""
+        """Return key and images of the parts that a later version than this one has."""
         query = "SELECT part_key, images FROM parts WHERE study_key = ? AND version > ?"
-        rows = self._database.execute(query, (study_key, version))
-        return {row["part_key"]: row["images"] for row in rows}
+        return dict(map(tuple, self._database.execute(query, (study_key, version))))
 
     def later_parts(self, study_key: str) -> tuple[tuple[int, int], ...]:
         """Return version and images of the later parts that have joined a study, in their order."""

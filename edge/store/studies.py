@@ -303,22 +303,20 @@ class StudyStore:
         self._update(key, Step.DONE, {"attempts": 0}, reopen)
         return self.get(study_key)
 
-    def set_apart(
-        self, study_key: str, parts: Mapping[str, int], why: Mapping[str, str], note: str
-    ) -> None:
-        """Make QUARANTINED durable for later parts with which their study cannot be read.
+    def set_apart(self, key: str, images: int, why: Mapping[str, str], note: str) -> None:
+        """Make QUARANTINING durable for a later part with which its study cannot be read.
 
-        The study stays at READING, for the report that is out. ``parts`` are numbers of images by
-        key, ``why`` has the columns of a refusal, ``note`` is a line for the report of the study.
+        ``why`` are columns of its row. ``note`` is for the report of the study, which stays at its
+        step.
         """
-        with durable(self.database, self._on_step, Step.QUARANTINED):
-            self.pending.discard(study_key)
+        study_key, _ = self.parts.part(key)
+
+        def also() -> None:
+            self.parts.put(key, study_key, 0, images)
             self.parts.add_note(study_key, note)
-            for key, images in parts.items():
-                self.parts.put(key, study_key, 0, images)
-                self._set(key, Step.QUARANTINED, why)
-                facts = {"study": study_key, "kind": why["kind"]}
-                self.trail.record(Event.REJECTED, study_key=key, **facts)
+            self.pending.discard(study_key)
+
+        self._update(key, Step.QUARANTINING, why, also, {"kind": why["kind"]})
 
     def forget_report(self, key: str) -> None:
         """Delete what the extensions know of a report that is gone."""

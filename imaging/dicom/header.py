@@ -146,7 +146,8 @@ class Instance:
     def numbers(self, keyword: str, count: int) -> FloatArray | None:
         """Return the ``count`` values as finite floats ``(count,)``; None if absent or empty."""
         try:
-            values = [float(text) for text in self.texts(keyword) if text]
+            # a text that was cut is no number any more
+            values = [float(t if len(t) < _MAX_TEXT else "") for t in self.texts(keyword) if t]
         except ValueError:
             reason = f"{keyword} is {self.text(keyword)[:40]!r}, not a number: send the file again"
             raise UnreadableFile(reason, self.file) from None

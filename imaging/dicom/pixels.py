@@ -108,27 +108,13 @@ def decode_slice(one: Slice, out: HuArray) -> SliceMeasures:
     Raises:
         UnreadableFile: as `stored_frames`; also for damage that a library reports.
     """
-    decode_image([one], out[None])
-    return SliceMeasures.of(out, one.pixel_mm)
-
-
-def decode_image(slices: Sequence[Slice], out: HuArray | None = None) -> HuArray:
-    """Return the HU of the slices of one file, ``(z, y, x)``, in ``out`` if that is given.
-
-    Raises:
-        UnreadableFile: as `stored_frames`; also for damage that a library reports.
-    """
-    one, layout = slices[0], slices[0].layout
-    if out is None:
-        out = np.empty((len(slices), layout.rows, layout.columns), np.int16)
     try:
         with c_stderr.captured() if one.transfer_syntax not in _NATIVE else nullcontext():
-            stored = stored_frames(slices, out[0])
+            (values,) = stored_frames([one], out)
     except c_stderr.ReportedDamage as damage:
         raise UnreadableFile(f"pixel data: {damage}: send the file again", one.file) from None
-    for each, values, place in zip(slices, stored, out, strict=True):
-        write_hu(values, each.layout, each.rescale, place)
-    return out
+    write_hu(values, one.layout, one.rescale, out)
+    return SliceMeasures.of(out, one.pixel_mm)
 
 
 def stored_frames(slices: Sequence[Slice], room: HuArray | None = None) -> list[StoredArray]:

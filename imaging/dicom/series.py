@@ -2,9 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import pairwise
@@ -112,14 +112,12 @@ class Choice:
         stack: its slices.
         others: a line for each other series, with the reason why it was not chosen.
         alternatives: how many of the others would make a volume too.
-        failures: why each of the others that are CT makes none.
     """
 
     series: Series
     stack: Stack
     others: tuple[str, ...]
     alternatives: int = 0
-    failures: Mapping[Series, StudyError] = field(default_factory=dict)
 
 
 def group(images: Iterable[Instance]) -> list[Series]:
@@ -271,7 +269,7 @@ def choose(
     reasons = {s: s.unfit for s in series if s.unfit}
     reasons |= {s: f"{e.file.name}: {e.reason}" for s, e in failures.items()}
     lines = tuple(f"{s}: {reason}" for s, reason in (reasons | passed_over).items())
-    return Choice(best, stacks[best], lines, len(stacks) - 1, failures)
+    return Choice(best, stacks[best], lines, len(stacks) - 1)
 
 
 def _ranked(

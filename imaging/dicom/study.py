@@ -16,7 +16,7 @@ from imaging.continuity import require_continuous
 from imaging.coverage import coverage_of
 from imaging.dicom.ahead import ReadAhead
 from imaging.dicom.arrival import files_of, head_of, listed_images
-from imaging.dicom.copies import without_equal_files, without_equal_images
+from imaging.dicom.copies import without_copies
 from imaging.dicom.header import ANNOUNCED, HEADER_KEYWORDS, Instance, names_of, read_instance
 from imaging.dicom.layout import require_hu
 from imaging.dicom.pixels import decoded
@@ -89,21 +89,18 @@ def read_series(
         if not images:
             reason = "no images, only a DICOM directory: give the folder of the images"
             raise UnreadableFile(reason, folder)
-        images, files = without_equal_files(images, only)
         # ties between series are broken by their order: those in the upper folder came first
         images.sort(key=lambda image: len(image.file.parts))
-        pairs = [without_equal_images(one, only) for one in group(images)]
-        copies = [file for _, equal in pairs for file in equal]
-        images = [image for one, _ in pairs for image in one.images]
-        series = _requested([one for one, _ in pairs], only)
+        series, copies = without_copies(group(images), only)
+        images = [image for one in series for image in one.images]
+        series = _requested(series, only)
         if select is not None:
             series = preferred(series, select(tuple(map(summary_of, series))))
         if request:
             series = only_requested(series, request, folder)
         series = [part for one in series for part in by_acquisition(one, folder)]
         choice, volume = _read_chest(series, folder)
-        told = {"exact copies of other files": files, "images with the pixels of others": copies}
-        ignored = tuple(f"{kind}, ignored: {names_of(some)}" for kind, some in told.items() if some)
+        ignored = (f"copies of other images, ignored: {names_of(copies)}",) if copies else ()
         return Study(
             volume,
             folder,
@@ -114,7 +111,6 @@ def read_series(
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
             rule=choice.series.rule,
             headers=partial(source_headers, _in_order(choice)),
-            unreadable={s.uid: (e.kind, e.reason, str(e.file)) for s, e in choice.failures.items()},
         )
 
 
@@ -220,16 +216,14 @@ def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
 
 def _read_chest(series: Sequence[Series], folder: Path) -> tuple[Choice, Volume]:
     """Read the best series; a damaged one gives way to another, as an incomplete one does."""
-    failures = dict[Series, StudyError]()
     while True:
         choice = choose(series, folder, _lung_extent)
-        failures |= choice.failures
         try:
-            return replace(choice, failures=failures), _read_volume(choice)
+            return choice, _read_volume(choice)
         except StudyError as error:
             if not choice.alternatives:
                 raise
-            failures[damaged := choice.series] = error
+            damaged = choice.series
             why = f"{error.file.name}: {error.reason}"
             series = [replace(s, unfit=why) if s is damaged else s for s in series]
 
