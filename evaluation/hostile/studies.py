@@ -54,9 +54,9 @@ _KEYWORDS = (
     "RescaleSlope", "RescaleIntercept", "InstanceNumber", "PixelPaddingValue", "SeriesNumber",
     "AcquisitionNumber", "ImagesInAcquisition",
 )  # fmt: skip
-_CHARSET = b"ISO_IR 192"
-_CHARSETS = (_CHARSET, b"ISO\0IR 100", bytes(10), b"ISO_IR 999", b"\\" * 10, b"\xff" * 10)
-"""Of equal length, in place of one that pydicom writes."""
+_CHARSETS = (b"ISO_IR 192", b"ISO\0IR 100", bytes(10), b"ISO_IR 999", b"\\" * 10, b"\xff" * 10)
+_IMAGE_TYPE = b"\x08\0\x08\0"
+"""The tag before which the character set lies."""
 _NAMES = (
     "\x1b[2J\x1b[31mred", "line\nbreak", "-rf", "spaces  and 'quotes\"", "日本\u202e語",
     "$(reboot)", "%s%n", "a" * 200, "CON", "tab\tname", _MARKUP.replace("/", ""),
@@ -218,10 +218,8 @@ def hostile_header(folder: Path, chance: Random, stuff: Materials) -> Path:
             even = struct.pack("<H", chance.randrange(65536)) if vr == "US" else even
             even = even[:65534]  # the longest that has a length in such an element
             image[tag] = RawDataElement(tag, vr, len(even), even, 0, False, True)
-    charset = chance.choice(_CHARSETS)
-    for image in images:
-        image.SpecificCharacterSet = _CHARSET.decode()
-    files = [_saved(image).replace(_CHARSET, charset) for image in images]
+    charset = b"\x08\0\x05\0CS\x0a\0" + chance.choice(_CHARSETS) + _IMAGE_TYPE
+    files = [_saved(image).replace(_IMAGE_TYPE, charset, 1) for image in images]
     return _series(folder, chance, stuff, files)
 
 
