@@ -199,14 +199,13 @@ def _why_worse(report: Report, source: Path, out: Path) -> Rejection | None:
     bring no better one. None where it may replace it.
     """
     before = read_series(out, report.study_key)
-    if before is None or (report.was_read and report.series_uid == before):
-        return None
     came = {image.series_uid for part in source.glob("part-*") for image in arrived(part)}
-    if not report.was_read or report.series_uid not in came:
-        text = f"the series {before} cannot be read with them: {'; '.join(report.other_series)}"
-        instead = Rejection("SeriesNotFound", (report.second_reading_reason, text)[report.was_read])
-        return report.rejection or instead
-    return None
+    if before is None or (report.was_read and report.series_uid in came | {before}):
+        return None
+    reason = report.second_reading_reason
+    if report.was_read:
+        reason = f"the series {before} cannot be read with them: {'; '.join(report.other_series)}"
+    return report.rejection or Rejection("SeriesNotFound", reason)
 
 
 def record_trace(record: Record, source: Path, report: Mapping[str, Any], began_s: float) -> None:
