@@ -29,7 +29,9 @@ def without_copies(series: Sequence[Series], only: Path | None) -> tuple[list[Se
         for image in () if is_alone else sorted(one.images, key=lambda i: _rank(i, only)):
             with suppress(StudyError):  # whatever it is, reading says so
                 slices = [slice_of(frame) for frame in frames_of(image)]
-                found[tuple(map(_place, slices))].append(slices)
+                # two acquisitions are told apart as a whole: both may have slices without content
+                key = image.text("AcquisitionNumber"), *map(_place, slices)
+                found[key].append(slices)
         for alike in found.values():
             kept = list[list[StoredArray]]()
             for slices in alike if len(alike) > 1 else ():
