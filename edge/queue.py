@@ -119,7 +119,8 @@ def requeue(wanted: str | None, site: Site, by: Person | None = None) -> list[st
         raise NoSuchStudy(f"{path} is missing: start the agent, which makes it from the folders")
     with site.opened() as store:
         records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if is_here(r, folders)]
-        chosen = _chosen(wanted, records)
+        others = store.parts.keys() - {wanted}  # a later part may have the name of its study
+        chosen = _chosen(wanted, [r for r in records if wanted is None or r.id not in others])
         for record in chosen:
             _bring_back(record, folders, store, by or Person.here())
     return [record.name for record in chosen]

@@ -25,7 +25,9 @@ WINDOW_HU: tuple[float, float] = (-1000.0, 400.0)
 
 
 def triple(values: Iterable[float]) -> Triple:
-    """Convert three numbers to a tuple of floats."""
+    """Convert three numbers to a tuple of floats; a text raises TypeError."""
+    if isinstance(values, str | bytes):  # its letters would pass for numbers
+        raise TypeError(f"expected three numbers, got {values!r}")
     a, b, c = (float(v) for v in values)
     return a, b, c
 

@@ -1,6 +1,6 @@
 """Read studies in this process: with the edge's networks, and with a cloud if one is given."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -305,8 +305,11 @@ def _spacing(spacing_mm: Sequence[float] | None) -> tuple[float, float, float]:
     if spacing_mm is None:
         raise UnsupportedArray("spacing_mm is missing: give the voxel size (z, y, x) in mm")
     try:
+        # letters and bytes would pass for numbers, and a set has no order
+        if isinstance(spacing_mm, str | bytes | bytearray | Set | Mapping):
+            raise TypeError
         z, y, x = (float(value) for value in spacing_mm)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UnsupportedArray(
             f"expected spacing_mm as three numbers (z, y, x) in mm, got {spacing_mm!r}"
         ) from None

@@ -63,6 +63,8 @@ def settle(folders: AgentFolders, store: StudyStore) -> None:
             if not store.pending.has(record.id):
                 give_up_report(out, record.id)
             store.settle(record.id, Step.DONE, versions=exported_versions(out, record.id))
+        elif record.step is Step.QUARANTINING:
+            continue  # its row has the reason, which may not be written yet
         elif (folders.quarantine / record.id / "study").exists():
             reason = _reason(folders.quarantine / record.id / "reason.json")
             versions = exported_versions(folders.outbox / record.report_name, record.id)

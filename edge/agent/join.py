@@ -9,7 +9,8 @@ Every move can be repeated after a crash at any point; until the last step is du
 keeps its report, and afterwards it is read again.
 
 A study that is received again unchanged, because its sender missed an acknowledgement, is not read
-again: its report or its refusal stands.
+again: its report or its refusal stands. So does a report where the study cannot be read with a
+later part, which is set apart: its images go to quarantine, and the report names them.
 """
 
 import json
@@ -20,12 +21,13 @@ from pathlib import Path
 
 import structlog
 
-from edge.access import close_files
-from edge.agent.claim import received, sampled
+from edge.access import close_files, make_folder
+from edge.agent.claim import free_report_names, received, sampled
 from edge.atomic_files import move, remove, sync_folder
 from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
 from edge.report.model import ChangeKind, Rejection
+from edge.report.serialize import read_report
 from edge.report.write import refer_to, version_in
 from edge.store.later_parts import uid_line
 from edge.store.record import Record
@@ -114,7 +116,8 @@ def _note_other_patients(
                 note = f"{said} {record.report_name} (study {record.id})"
                 store.parts.add_note(key, note)
                 store.parts.add_note(record.id, f"{said} {study.report_name} (study {key})")
-                refer_to(folders.outbox / study.report_name, key, note, ChangeKind.OTHER_PATIENT)
+                out = folders.outbox / study.report_name
+                refer(key, out, note, ChangeKind.OTHER_PATIENT, store)
                 log.warning("study of another patient ID", study_key=record.id, other=key)
 
 
@@ -136,8 +139,8 @@ def _note_changed(
     if not joins:
         first = f"report {study.report_name} (study {study.id})"
         notes[record.id] = f"changed images: {first} has {images} of these with other content"
-        kind = ChangeKind.CHANGED_IMAGES
-        refer_to(folders.outbox / study.report_name, study.id, notes[study.id], kind)
+        out = folders.outbox / study.report_name
+        refer(study.id, out, notes[study.id], ChangeKind.CHANGED_IMAGES, store)
     store.add_changed(record.id, study.id, images, notes)
     log.warning("changed images received", study_key=study.id, part=record.id, images=images)
 
@@ -217,6 +220,47 @@ def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | N
     images = sum(1 for _ in arrived(target))
     log.info("more images of a study arrived", study_key=study.id, part=record.id, images=images)
     return store.finish_join(record.id, version, images)
+
+
+def refer(key: str, out: Path, text: str, kind: ChangeKind, store: StudyStore) -> None:
+    """Name images that are not read in the report that is out, and in what may amend it."""
+    refer_to(out, key, text, kind)
+    if store.pending.has(key):
+        store.pending.follow(key, read_report(out / "report.json"))
+
+
+def set_apart(record: Record, why: Rejection, folders: AgentFolders, store: StudyStore) -> None:
+    """Set those parts of a study apart that came after its report, and with which it is not read.
+
+    Each is set apart by itself: after a crash the study is read with the others.
+    """
+    version = version_in(folders.outbox / record.report_name, record.id)
+    for key, images in store.parts.joined_after(record.id, version).items():
+        if not store.has(key):  # the row of a part may go before that of its study
+            names = free_report_names(record.name, folders.outbox)
+            store.adopt(key, Step.DONE, (record.name,), names, {})
+        said = (
+            f"later images, not read here: with {images} that came later the study cannot be read"
+        )
+        note = f"{said} ({why.kind}, {Path(why.file).name}: {why.reason})"
+        reason = f"later images of {record.name} ({record.id}), whose report stands: {why.reason}"
+        columns = {"kind": why.kind, "reason": reason, "file": why.file}
+        store.set_apart(key, images, columns, note)
+        log.warning("later images set apart", study_key=record.id, part=key, kind=why.kind)
+
+
+def put_apart(record: Record, folders: AgentFolders, store: StudyStore) -> None:
+    """Move the images of the parts that are set apart from their study to quarantine."""
+    for images in sorted((folders.work / record.id / record.name).glob("part-*")):
+        key = images.name.removeprefix("part-")
+        if not store.has(key) or (part := store.get(key)).step is Step.DONE:
+            continue
+        place, known = folders.quarantine / key / "study", folders.done / key
+        make_folder(place.parent)
+        if known.exists():  # what the study has already
+            move(known, place)
+        make_folder(place / part.name)
+        move(images, place / part.name / images.name)
 
 
 def _files(record: Record, folders: AgentFolders) -> Path | None:

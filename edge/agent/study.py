@@ -18,7 +18,7 @@ import structlog
 
 from edge.access import close_files, make_folder
 from edge.agent.claim import hold_report_folder, received
-from edge.agent.join import earlier_study, join
+from edge.agent.join import earlier_study, join, put_apart, refer, set_apart
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
 from edge.folders import AgentFolders
@@ -26,13 +26,19 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.compose import completed, more_images
 from edge.report.evidence import SOURCE, evidence_files
-from edge.report.model import Rejection, Report, Status
+from edge.report.model import ChangeKind, Rejection, Report, Status
 from edge.report.serialize import report_in
-from edge.report.write import exported_versions, give_up_report, write_report, write_version
+from edge.report.write import (
+    exported_versions,
+    give_up_report,
+    read_series,
+    write_report,
+    write_version,
+)
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from imaging.dicom.arrival import files_of
+from imaging.dicom.arrival import arrived, files_of
 from imaging.dicom.study import refused_study
 from imaging.errors import is_machine_fault
 from imaging.volume import StudyHeader
@@ -93,17 +99,23 @@ def process_study(
         # an earlier attempt may have ended right after its report
         found, rejection = _report_in(job)
         details, began_s = "", time.time()
-        if found and not store.pending.has(record.id):
-            give_up_report(out, record.id)  # only if it is provisional
         if not found:
             report, details = _read(record, draft, read, deadline_s, clock, refusal)
+            if draft != job and (why := _why_worse(report, source, out)):
+                set_apart(record, why, folders, store)
+                found = True
+        if found:
+            if not store.pending.has(record.id):
+                give_up_report(out, record.id)  # only if it is provisional
+            for note in store.parts.notes(record.id):
+                refer(record.id, out, note, ChangeKind.NOT_JOINED, store)
+        else:
             if draft != job:
                 pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.jpg"))}
                 write_version(report, pictures, out, evidence_files(draft.out))
             on_report(report)
             rejection = report.rejection
-        if draft != job:
-            remove(draft.out)
+        remove(source.parent / ".report")
         facts = report_in(out)
         record_trace(record, source, facts, began_s)
         versions = exported_versions(out, record.id) if store.extensions else ()
@@ -115,6 +127,7 @@ def process_study(
             kind, file = rejection.kind, rejection.file
             record = store.quarantine(record.id, kind, reason, file, facts, versions)
     if record.step is Step.REPORTED:
+        put_apart(record, folders, store)
         _put_away(record, folders, store, folders.done / record.id, Step.DONE)
     else:
         folder = folders.quarantine / record.id
@@ -177,6 +190,22 @@ def _read(
     headers = study.headers() if study and study.headers and refusal is None else b""
     write_report(report, {}, job.out, {SOURCE: headers})
     return report, details
+
+
+def _why_worse(report: Report, source: Path, out: Path) -> Rejection | None:
+    """Return why the report of a study with later parts must not replace the one that is out.
+
+    That was read, and the study cannot be read with them; or not the series that was read, and they
+    bring no better one. None where it may replace it.
+    """
+    before = read_series(out, report.study_key)
+    came = {image.series_uid for part in source.glob("part-*") for image in arrived(part)}
+    if before is None or (report.was_read and report.series_uid in came | {before}):
+        return None
+    reason = report.second_reading_reason
+    if report.was_read:
+        reason = f"the series {before} cannot be read with them: {'; '.join(report.other_series)}"
+    return report.rejection or Rejection("SeriesNotFound", reason)
 
 
 def record_trace(record: Record, source: Path, report: Mapping[str, Any], began_s: float) -> None:

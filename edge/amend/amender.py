@@ -30,10 +30,11 @@ from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
 from edge.report.serialize import report_facts
-from edge.report.write import is_reference, version_in, write_version
+from edge.report.write import version_in, write_version
 from edge.settings.core import EdgeSettings
 from edge.store.amendment import amend_report
 from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
+from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from process import tracing
 from process.backoff import Jitter, doubled, pause_s
@@ -193,7 +194,10 @@ class Amender:
             self._aged_s += passed_s
         available = self._is_available()
         steps = (PendingStep.PENDING, PendingStep.AMENDING)
-        reads = [r for r in self._pending.at(*steps) if r.study_key not in self._suspended]
+        # a report whose study is read again with more images is amended by that
+        again = {record.id for record in self._store.at(Step.CLAIMED, Step.READING)}
+        held = self._suspended | again
+        reads = [r for r in self._pending.at(*steps) if r.study_key not in held]
         # 1. Write a version whose verdicts are stored, unless more may follow within seconds.
         if ready := [r for r in reads if self._is_ready(r)]:
             return self._attempt(ready[0], self._write)
@@ -311,12 +315,8 @@ class Amender:
             open_rois=pending.open_rois(read),
             gives_up=read.gives_up,
         )
-        notes = dict.fromkeys((*report.other_series, *self._store.parts.notes(key)))
-        report = replace(report, other_series=tuple(notes))
-        # A database that is older than the reports, such as an old backup, overwrites no version,
-        # and neither does one that does not know a version that refers to another report.
-        newest = version_in(out, key)
-        if newest > report.version or (newest == report.version and is_reference(out, key)):
+        # A database that is older than the reports, such as an old backup, overwrites no version.
+        if (newest := version_in(out, key)) > report.version:
             report = replace(report, version=newest + 1)
         # After a crash the version may be complete in the outbox; then only the step is missing.
         if version_in(out, key) != report.version:

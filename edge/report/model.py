@@ -60,6 +60,7 @@ class ChangeKind(Enum):
     GIVEN_UP = "given up"
     CHANGED_IMAGES = "changed images received"
     OTHER_PATIENT = "same study with another patient ID received"
+    NOT_JOINED = "later images not read"
     MORE_IMAGES = "more images arrived"  # the study was read again, its findings have new numbers
 
 

@@ -100,7 +100,7 @@ def give_up_report(out: Path, study_key: str) -> bool:
 
 
 def refer_to(out: Path, study_key: str, text: str, kind: ChangeKind) -> None:
-    """Make a next version of a report, from its files alone, that refers to another report.
+    """Make a next version of a report, from its files alone, that names what it does not have.
 
     It may be repeated after a crash at any point. Nothing is done without a report of this study.
 
@@ -111,14 +111,6 @@ def refer_to(out: Path, study_key: str, text: str, kind: ChangeKind) -> None:
     if report and text not in report["other_series"]:
         change = Change(int(report["version"]) + 1, kind, text)
         _change_files(out, report | {"other_series": [*report["other_series"], text]}, change)
-
-
-def is_reference(out: Path, study_key: str) -> bool:
-    """Return whether `refer_to` has made the newest version of a report."""
-    values = _values_in(out / "report.json", study_key)
-    kinds = ChangeKind.CHANGED_IMAGES.value, ChangeKind.OTHER_PATIENT.value
-    last = values.get("changes", [])[-1:]
-    return any(one["version"] == values["version"] and one["kind"] in kinds for one in last)
 
 
 def _change_files(out: Path, values: dict[str, Any], change: Change) -> None:
@@ -139,6 +131,17 @@ def version_in(out: Path, study_key: str) -> int:
     return int(_values_in(out / "report.json", study_key).get("version", 0))
 
 
+def read_series(out: Path, study_key: str) -> str | None:
+    """Return the series that this study's report in ``out`` was read from; None if none was."""
+    values = _values_in(out / "report.json", study_key)
+    return str(values.get("series_uid", "")) if _was_read(values) else None
+
+
+def _was_read(values: dict[str, Any]) -> bool:
+    is_ignored = values.get("status") == Status.IGNORED.value
+    return values.get("rejection", "") is None and not is_ignored
+
+
 def exported_versions(out: Path, study_key: str) -> tuple[int, ...]:
     """Return the versions of a study's report in ``out`` of which targets get objects, in order.
 
@@ -151,9 +154,7 @@ def exported_versions(out: Path, study_key: str) -> tuple[int, ...]:
             values = _values_in(path, study_key)
             version = int(values.get("version", 0))
             source = SOURCE if path.name == "report.json" else of_version(SOURCE, version)
-            was_read = values.get("rejection", "") is None
-            was_read &= values.get("status") != Status.IGNORED.value
-            if was_read or (values.get("rejection") and (out / source).is_file()):
+            if _was_read(values) or (values.get("rejection") and (out / source).is_file()):
                 found.add(version)
     return tuple(sorted(found))
 

@@ -93,6 +93,15 @@ class PartStore:
         row = self._database.execute(query, (part_key,)).fetchone()
         return row["study_key"], row["images"]
 
+    def keys(self) -> set[str]:
+        """Return the keys of all later parts."""
+        return {row["part_key"] for row in self._database.execute("SELECT part_key FROM parts")}
+
+    def joined_after(self, study_key: str, version: int) -> dict[str, int]:
+        """Return key and images of the parts that a later version than this one has."""
+        query = "SELECT part_key, images FROM parts WHERE study_key = ? AND version > ?"
+        return dict(map(tuple, self._database.execute(query, (study_key, version))))
+
     def later_parts(self, study_key: str) -> tuple[tuple[int, int], ...]:
         """Return version and images of the later parts that have joined a study, in their order."""
         rows = self._database.execute(

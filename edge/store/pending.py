@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edge.audit import AuditTrail, Event
-from edge.database import StepHook, WrongStep, durable
+from edge.database import StepHook, WrongStep, durable, transaction
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.findings import Route
@@ -177,19 +177,16 @@ class PendingStore:
         """
         key = context.report.study_key
         if not rois:
-            self.discard(key)
+            self.delete(key)
             return
         head = (key, PendingStep.SAVED.value, context.report.version, answers.reason)
         count = sum(roi.roi_id not in context.plan.characterize for roi in rois)
         with self._durable(PendingStep.SAVED):
-            self.discard(key)  # of an earlier attempt
+            self.delete(key)  # of an earlier attempt, or of a version with fewer images
             for table in ("pending_rois", "pending_verdicts"):  # left if a person deleted rows
                 self._database.execute(f"DELETE FROM {table} WHERE study_key = ?", (key,))
-            self._database.execute(
-                "INSERT INTO pending (study_key, step, version, reason, context)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (*head, context.to_bytes()),
-            )
+            query = "INSERT INTO pending (study_key, step, version, reason, context) VALUES"
+            self._database.execute(f"{query} (?, ?, ?, ?, ?)", (*head, context.to_bytes()))
             self._database.executemany(
                 "INSERT INTO pending_rois (study_key, roi_id, priority, roi) VALUES (?, ?, ?, ?)",
                 [
@@ -213,8 +210,20 @@ class PendingStore:
         )
 
     def delete(self, key: str) -> None:
-        """Delete all rows of a study that is read again; part of another's transaction."""
+        """Delete all rows of a study that was read again; part of another's transaction."""
         self._database.execute("DELETE FROM pending WHERE study_key = ?", (key,))
+
+    def follow(self, key: str, report: Report) -> None:
+        """Note that a version is out that differs only in its changes and in what was not read."""
+        if not self.has(key) or (read := self.get(key)).version >= report.version:
+            return
+        out = {n: getattr(report, n) for n in ("version", "changes", "other_series")}
+        was = self.context(key)
+        context = replace(was, report=replace(was.report, **out))
+        query = "UPDATE pending_verdicts SET version = ? WHERE study_key = ? AND version > ?"
+        with transaction(self._database):
+            self._move(read, version=report.version, context=context.to_bytes())
+            self._database.execute(query, (report.version + 1, key, read.version))
 
     def at(self, *steps: PendingStep) -> list[PendingRead]:
         """Return the pending reads at these steps.

@@ -10,7 +10,8 @@ and `edge.agent.study`.
                  +----> JOINING -------------------+
 
 A later part of a study ends JOINING in one transaction that sets its study, which is at DONE or
-QUARANTINED, back to CLAIMED (`edge.store.later_parts`).
+QUARANTINED, back to CLAIMED (`edge.store.later_parts`). Where the study cannot be read with it, the
+part goes from DONE to QUARANTINING.
 """
 
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ BEFORE: Mapping[Step, tuple[Step, ...]] = {
     Step.REPORTED: (Step.READING,),
     Step.JOINING: (Step.CLAIMED,),
     Step.DONE: (Step.REPORTED, Step.JOINING),
-    Step.QUARANTINING: (Step.CLAIMED, Step.READING),
+    Step.QUARANTINING: (Step.CLAIMED, Step.READING, Step.DONE),
     Step.QUARANTINED: (Step.QUARANTINING,),
 }
 """The steps at which a study may be before each step."""

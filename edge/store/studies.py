@@ -282,8 +282,8 @@ class StudyStore:
     def finish_join(self, key: str, version: int, images: int) -> Record:
         """End a later part whose images are in place, and set its study back to CLAIMED.
 
-        ``version`` is that of the report with its ``images``. What is pending for the report of the
-        study is deleted: it will be read again. Returns the record of the study.
+        ``version`` is that of the report with its ``images``. What is pending for the report that
+        is out stays until that version replaces it. Returns the record of the study.
 
         Raises:
             WrongStep: the part is not at JOINING, or its study at neither DONE nor QUARANTINED.
@@ -292,7 +292,6 @@ class StudyStore:
 
         def reopen() -> None:
             self.parts.put(key, study_key, version, images)
-            self.pending.delete(study_key)
             if (at := self.get(study_key).step) not in (Step.DONE, Step.QUARANTINED):
                 raise WrongStep(f"study {study_key} is at {at.value}")
             cleared = {"attempts": 0, "kind": "", "reason": "", "file": ""}
@@ -303,6 +302,21 @@ class StudyStore:
 
         self._update(key, Step.DONE, {"attempts": 0}, reopen)
         return self.get(study_key)
+
+    def set_apart(self, key: str, images: int, why: Mapping[str, str], note: str) -> None:
+        """Make QUARANTINING durable for a later part with which its study cannot be read.
+
+        ``why`` are columns of its row. ``note`` is for the report of the study, which stays at its
+        step.
+        """
+        study_key, _ = self.parts.part(key)
+
+        def also() -> None:
+            self.parts.put(key, study_key, 0, images)
+            self.parts.add_note(study_key, note)
+            self.pending.discard(study_key)
+
+        self._update(key, Step.QUARANTINING, why, also, {"kind": why["kind"]})
 
     def forget_report(self, key: str) -> None:
         """Delete what the extensions know of a report that is gone."""

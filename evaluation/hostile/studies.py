@@ -42,15 +42,21 @@ _MARKUP = "<script>alert(1)</script>"
 _TEXTS = (
     "\x1b]0;title\x07\x1b[2J", _MARKUP, "'; DROP TABLE studies; --", "../../../etc/passwd", "%s%n",
     "\u202egnp.exe", "A" * 100_000, "", " ", "\0\0\0", "Müller^日本", "{{ 7 * 7 }}", "nan", "1e999",
+    "9" * 5000,
 )  # fmt: skip
-_NUMBERS = ("nan", "inf", "-1", "0", "1e308", "-1e308", "1e-308", "99999999999", "0.1\\0.1", "x")
+_NUMBERS = ("nan", "inf", "-1", "0", "1e308", "-1e308", "1e-308", "99999999999", "0.1\\0.1", "x",
+            "-33000", "-33792", "65536", "9" * 4096, "9" * 5000)  # fmt: skip
 _KEYWORDS = (
     "PatientID", "PatientName", "PatientAge", "StudyDate", "SeriesDescription", "Modality",
     "ImageType", "Manufacturer", "ConvolutionKernel", "Rows", "Columns", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames",
     "PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
-    "RescaleSlope", "RescaleIntercept", "InstanceNumber", "PixelPaddingValue",
+    "RescaleSlope", "RescaleIntercept", "InstanceNumber", "PixelPaddingValue", "SeriesNumber",
+    "AcquisitionNumber", "ImagesInAcquisition",
 )  # fmt: skip
+_CHARSETS = (b"ISO_IR 192", b"ISO\0IR 100", bytes(10), b"ISO_IR 999", b"\\" * 10, b"\xff" * 10)
+_IMAGE_TYPE = b"\x08\0\x08\0"
+"""The tag before which the character set lies."""
 _NAMES = (
     "\x1b[2J\x1b[31mred", "line\nbreak", "-rf", "spaces  and 'quotes\"", "日本\u202e語",
     "$(reboot)", "%s%n", "a" * 200, "CON", "tab\tname", _MARKUP.replace("/", ""),
@@ -207,11 +213,14 @@ def hostile_header(folder: Path, chance: Random, stuff: Materials) -> Path:
         for image in images if chance.random() < 0.5 else chance.sample(images, 2):
             tag = Tag(keyword)
             vr = image[tag].VR if tag in image else "LO"
+            vr = vr if vr == "US" else chance.choice((vr, vr, vr, "OB"))
             even = raw + b" " * (len(raw) % 2)
             even = struct.pack("<H", chance.randrange(65536)) if vr == "US" else even
             even = even[:65534]  # the longest that has a length in such an element
             image[tag] = RawDataElement(tag, vr, len(even), even, 0, False, True)
-    return _series(folder, chance, stuff, [_saved(image) for image in images])
+    charset = b"\x08\0\x05\0CS\x0a\0" + chance.choice(_CHARSETS) + _IMAGE_TYPE
+    files = [_saved(image).replace(_IMAGE_TYPE, charset, 1) for image in images]
+    return _series(folder, chance, stuff, files)
 
 
 def hostile_fields(folder: Path, chance: Random, stuff: Materials) -> Path:

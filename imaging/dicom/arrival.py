@@ -19,7 +19,7 @@ from pydicom import Dataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
-from imaging.dicom.header import ANNOUNCED, is_bare, load
+from imaging.dicom.header import ANNOUNCED, MAX_FILES, is_bare, load
 from imaging.errors import is_machine_fault
 from imaging.files import open_plain
 
@@ -137,9 +137,10 @@ def head_of(file: Path, keywords: tuple[str, ...]) -> Dataset:
 
 def _count(data: Dataset, keyword: str) -> int:
     try:
-        return max(0, int(data.get(keyword) or 0))
-    except (TypeError, ValueError):
+        count = int(data.get(keyword) or 0)
+    except (TypeError, ValueError, OverflowError):
         return 0
+    return count if 0 <= count <= MAX_FILES else 0
 
 
 def listed_images(folder: Path, series_uid: str) -> int:

@@ -64,6 +64,8 @@ UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
 _TAGS = {keyword: int(Tag(keyword)) for keyword in HEADER_KEYWORDS}
 _ABSENT = ("", b"")
+_MAX_TEXT, _MAX_VALUES, _NUMBER_BYTES = 256, 64, 2
+"""Longest text that is kept of a value, in characters, and most values: DICOM's names have 64."""
 _WANTED = frozenset(_TAGS.values())
 _PIXEL_DATA = Tag("PixelData")
 _MAGIC = slice(128, 132)
@@ -102,7 +104,7 @@ class Instance:
 
     def text(self, keyword: str) -> str:
         """Return the value as stripped text, several joined by a backslash; empty if absent."""
-        return "\\".join(self.texts(keyword))
+        return "\\".join(self.texts(keyword))[: 4 * _MAX_TEXT]
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """Return every value of the attribute as stripped text; none if absent or empty."""
@@ -119,7 +121,7 @@ class Instance:
         if value is None or value == "":
             return ()
         values = value if isinstance(value, MultiValue | list | tuple) else [value]
-        return tuple(str(v).strip() for v in values)
+        return tuple(str(v)[:_MAX_TEXT].strip() for v in values[:_MAX_VALUES])
 
     def number(self, keyword: str) -> float | None:
         """Return the value as a finite float; None if absent or empty."""
@@ -144,7 +146,8 @@ class Instance:
     def numbers(self, keyword: str, count: int) -> FloatArray | None:
         """Return the ``count`` values as finite floats ``(count,)``; None if absent or empty."""
         try:
-            values = [float(text) for text in self.texts(keyword) if text]
+            # a text that was cut is no number any more
+            values = [float(t if len(t) < _MAX_TEXT else "") for t in self.texts(keyword) if t]
         except ValueError:
             reason = f"{keyword} is {self.text(keyword)[:40]!r}, not a number: send the file again"
             raise UnreadableFile(reason, self.file) from None
@@ -159,8 +162,11 @@ class Instance:
     def _raw(self, keyword: str) -> object:
         try:
             value = self.data.get(keyword)
-            # pydicom leaves bytes where it does not know the sign of a value
-            return int.from_bytes(value, "little") if isinstance(value, bytes) else value
+            # pydicom leaves bytes where it does not know the sign of a value; more are a text
+            if isinstance(value, bytes):
+                is_number = len(value) <= _NUMBER_BYTES
+                return int.from_bytes(value, "little") if is_number else value.decode("latin-1")
+            return value
         # A damaged value is met only now, when pydicom converts it, and fails as anything:
         # ValueError, TypeError, OverflowError, struct.error, NotImplementedError ...
         except Exception as error:

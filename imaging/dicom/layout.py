@@ -134,7 +134,7 @@ def _written_in_place(
     slope, intercept = rescale
     if slope != 1 or not intercept.is_integer() or layout.high_bit != layout.bits_stored - 1:
         return False
-    if layout.signed and layout.bits_stored == 16 and AIR_HU - 32767 <= intercept <= 0:
+    if layout.signed and layout.bits_stored == 16 and -32768 <= intercept <= 0:
         np.maximum(stored, np.int16(AIR_HU - intercept), out=out)
         np.add(out, np.int16(intercept), out=out)
         return True

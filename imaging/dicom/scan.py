@@ -142,11 +142,18 @@ def _header(content: bytes, wanted: Set[int], file_bytes: int) -> Header:
 
 @lru_cache(maxsize=16)
 def _encodings(charset: bytes | None) -> str | list[str]:
-    """Return Python's names of the encodings that an attribute (0008,0005) names."""
+    """Return Python's names of the encodings that an attribute (0008,0005) names.
+
+    Raises:
+        _Odd: it names none that can be looked up.
+    """
     if charset is None:
         return default_encoding
     raw = RawDataElement(BaseTag(_CHARSET), "CS", len(charset), charset, 0, False, True)
-    return convert_encodings(convert_raw_data_element(raw).value)
+    try:
+        return convert_encodings(convert_raw_data_element(raw).value)
+    except Exception as error:  # pydicom promises no set of exceptions for damaged values
+        raise _Odd from error
 
 
 def _explicit(content: bytes, at: int) -> tuple[int, bytes | None, int, int]:

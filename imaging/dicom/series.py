@@ -25,6 +25,8 @@ _NOT_SLICES = {
 _LOCALIZER = "localizer, not slices"
 _REFORMATTED = {"MPR", "REFORMATTED", "RESAMPLED"}
 NOT_REQUESTED = "not requested"
+FIRST_ACQUISITION = "its acquisition came first"
+"""The reason why one of several acquisitions is read that nothing else tells apart."""
 _CT_CLASSES = {"", *(f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "2.2"))}
 _CHEST = {
     *("CHEST", "THORAX", "THORACIC", "THORAKAL", "LUNG", "LUNGS", "LUNGE", "PULMONARY", "PULMO"),
@@ -208,7 +210,8 @@ def _is_meant(one: Series, request: str) -> bool:
     if one.unfit == NOT_REQUESTED:
         return False
     number = one.first.advisory("SeriesNumber")
-    if request == one.uid or (request.isdecimal() and number == int(request)):
+    is_number = request.isdecimal() and number is not None
+    if request == one.uid or (is_number and number == float(request)):
         return True
     return is_named(one.first.text("SeriesDescription"), request)
 
@@ -308,6 +311,7 @@ def _ranked(
         drop_worse("its name fits a chest better", _name_rank)
         drop_worse("it is longer", lambda s: -len(stacks[s].slices))
         drop_worse("its number is lower", lambda s: s.first.advisory("SeriesNumber") or 0.0)
+        drop_worse(FIRST_ACQUISITION, lambda s: s.first.advisory("AcquisitionNumber") or 0.0)
         drop("it comes first", lambda s: s is left[0])
     best = left[0]
     for one, reason in reasons.items():

@@ -1,6 +1,5 @@
 """Read the DICOM files of a folder as a study: choose a series, stack its slices, decode them."""
 
-import hashlib
 import re
 import warnings
 from collections import Counter
@@ -17,10 +16,12 @@ from imaging.continuity import require_continuous
 from imaging.coverage import coverage_of
 from imaging.dicom.ahead import ReadAhead
 from imaging.dicom.arrival import files_of, head_of, listed_images
+from imaging.dicom.copies import without_copies
 from imaging.dicom.header import ANNOUNCED, HEADER_KEYWORDS, Instance, names_of, read_instance
 from imaging.dicom.layout import require_hu
 from imaging.dicom.pixels import decoded
 from imaging.dicom.series import (
+    FIRST_ACQUISITION,
     NOT_REQUESTED,
     Choice,
     LungExtent,
@@ -35,7 +36,6 @@ from imaging.dicom.series import (
 from imaging.dicom.source import source_headers
 from imaging.dicom.stack import Stack, widest_gap_mm
 from imaging.errors import NoLung, StudyError, UnreadableFile, is_machine_fault
-from imaging.files import open_plain
 from imaging.lungs import find_lungs
 from imaging.selection import SelectSeries, SeriesSummary
 from imaging.slices import SliceMeasures, measures_of
@@ -55,6 +55,8 @@ _MAX_GAP_MM = 1.5
 """Half the diameter of the smallest nodule of calibration. Two scans that we have leave 1.25 mm."""
 _AGE = re.compile("(?!000)[0-9]{3}[DWMY]").fullmatch
 """An age as DICOM writes it; 000Y stands for a baby or for an unknown age."""
+_MOST_DIGITS = 9
+"""Of a number of images; a longer one is damaged."""
 _RANKING_STEP_MM = 8.0
 """At this distance the volume of the lungs in 15 whole scans comes out within 2 %."""
 
@@ -87,15 +89,18 @@ def read_series(
         if not images:
             reason = "no images, only a DICOM directory: give the folder of the images"
             raise UnreadableFile(reason, folder)
-        images, copies = _without_copies(images, only)
-        series = _requested(group(images), only)
+        # ties between series are broken by their order: those in the upper folder came first
+        images.sort(key=lambda image: len(image.file.parts))
+        series, copies = without_copies(group(images), only)
+        images = [image for one in series for image in one.images]
+        series = _requested(series, only)
         if select is not None:
             series = preferred(series, select(tuple(map(summary_of, series))))
         if request:
             series = only_requested(series, request, folder)
         series = [part for one in series for part in by_acquisition(one, folder)]
         choice, volume = _read_chest(series, folder)
-        ignored = (f"exact copies of other files, ignored: {names_of(copies)}",) if copies else ()
+        ignored = (f"copies of other images, ignored: {names_of(copies)}",) if copies else ()
         return Study(
             volume,
             folder,
@@ -177,7 +182,7 @@ def summary_of(series: Series) -> SeriesSummary:
         header=_header(series),
         folder=first.file.parent,
         uid=series.uid,
-        number=None if number is None else int(number),
+        number=None if number is None or abs(number) >= 2**31 else int(number),
         image_type=first.texts("ImageType"),
         kernels=tuple(filter(None, series.stated("ConvolutionKernel").split("\\"))),
         body_part=series.stated("BodyPartExamined"),
@@ -197,26 +202,6 @@ def _in_order(choice: Choice) -> list[Instance]:
     """Return the images of the series, feet first."""
     place = {one.file: z for z, one in reversed([*enumerate(choice.stack.slices)])}
     return sorted(choice.series.images, key=lambda image: place.get(image.file, len(place)))
-
-
-def _without_copies(
-    images: Sequence[Instance], only: Path | None
-) -> tuple[list[Instance], list[Path]]:
-    """Leave out files that equal another byte for byte, and list them; ``only`` is kept.
-
-    Files of one image that differ stay: it cannot be known which of them is right.
-    """
-    same_uid = Counter(image.text("SOPInstanceUID") for image in images)
-    kept: dict[bytes, Path] = {}
-    copies: list[Path] = []
-    for image in sorted(images, key=lambda image: image.file != only):
-        if same_uid[image.text("SOPInstanceUID")] > 1:
-            with open_plain(image.file) as stream:
-                digest = hashlib.file_digest(stream, "sha256").digest()
-            if kept.setdefault(digest, image.file) != image.file:
-                copies.append(image.file)
-    left_out = set(copies)
-    return [image for image in images if image.file not in left_out], copies
 
 
 def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
@@ -298,6 +283,14 @@ def _limitations(images: Sequence[Instance], choice: Choice, folder: Path) -> It
             f"{gap_mm:.3g} mm, expected at most {_MAX_GAP_MM:g} mm."
         )
         yield Limitation(LimitationKind.ACQUISITION, text)
+    if any(line.endswith(FIRST_ACQUISITION) for line in choice.others):
+        own = (image for image in images if image.text("SeriesInstanceUID") == series.uid)
+        given = sorted(
+            {image.text("AcquisitionNumber") for image in own}, key=lambda n: (len(n), n)
+        )
+        found = f"The series has several acquisitions of the same places ({', '.join(given)[:200]})"
+        text = f"{found}: acquisition {series.acquisition} was read."
+        yield Limitation(LimitationKind.ACQUISITION, text)
     kernels = {frame.text("ConvolutionKernel"): frame.file.name for frame in series.frames}
     kernels.pop("", None)  # some scanners leave it empty in single images
     if len(kernels) > 1:
@@ -329,7 +322,7 @@ def _missing_images(images: Sequence[Instance], series: Series, folder: Path) ->
         numbers = {
             image.text("AcquisitionNumber") if keyword == "ImagesInAcquisition" else "": int(text)
             for image in series.images
-            if (text := image.text(keyword)).isdecimal()
+            if (text := image.text(keyword)).isdecimal() and len(text) <= _MOST_DIGITS
         }
         announced = sum(numbers.values())
         if announced > len(belong):

@@ -151,7 +151,6 @@ IMAGES: dict[type[StudyError], dict[str, tuple[Damage, str]]] = {
     IncompleteSeries: {
         "a slice is missing": (lambda i: i.pop(5), "1 missing between 004.dcm"),
         "three slices are missing": (lambda i: i.__delitem__(slice(4, 7)), "3 miss"),
-        "a slice is there twice": (_double(SOPInstanceUID="1.2.3.4"), "012.dcm: duplicate slice"),
         "a slice is there with other pixels": (
             _double(PixelData=bytes(2048)),
             "012.dcm: duplicate slice",

@@ -262,6 +262,11 @@ def _array(kind: str = "int16", shape: tuple[int, ...] = (4, 4, 4)) -> npt.NDArr
         (_array(shape=(0, 4, 4)), (1, 1, 1), "the array is empty"),
         (_array(), (1, 1), r"three numbers \(z, y, x\) in mm, got \(1, 1\)"),
         (_array(), (1, 1, 0), "expected spacing_mm above 0"),
+        *[
+            (_array(), odd, "expected spacing_mm as three numbers")
+            for odd in ("123", b"123", {1, 2, 3}, {1: 1, 2: 2, 3: 3}, (1, 1), (1, 1, 1j), 10**400)
+        ],
+        (_array(), (1, 1, 10**400), "expected spacing_mm as three numbers"),
         (_array(), None, "spacing_mm is missing"),
         ([[1]], (1, 1, 1), "spacing_mm is for arrays"),
         ([[1]], None, "expected a path, a NumPy array or a SimpleITK image, got list"),

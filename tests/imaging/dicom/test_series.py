@@ -412,3 +412,49 @@ def test_a_missing_frame_and_fewer_groups_than_frames_are_refused(tmp_path: Path
     SmallCt().write(tmp_path, [data])
     with pytest.raises(UnreadableFile, match="12 groups for 13 frames"):
         read_study(tmp_path)
+
+
+def _again(image: Dataset, number: int, shift: int = 0, **attributes: object) -> Dataset:
+    """Give an image its own UID; ``shift`` changes its pixels."""
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.826.0.8.{number}")
+    image.PixelData = (np.frombuffer(image.PixelData, "<i2") + np.int16(shift)).tobytes()
+    for keyword, value in attributes.items():
+        setattr(image, keyword, value)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["derived", "other UIDs", "frames"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_equal_pixels_at_one_place_are_one_image(tmp_path: Path, kind: str, is_first: bool) -> None:
+    """Whatever its name: the original is kept, else the one in the upper folder."""
+    ct = SmallCt(12)
+    images = [_enhanced(ct)] if kind == "frames" else ct.images()
+    own = {"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]} if kind == "derived" else {}
+    given = [_enhanced(ct)] if kind == "frames" else ct.images()
+    ct.write(tmp_path / "b", images)
+    copies = [_again(image, number, **own) for number, image in enumerate(given)]
+    upper = kind == "derived" and is_first
+    ct.write(tmp_path / "a" if upper else tmp_path / ("a" if is_first else "c") / "later", copies)
+    study = read_study(tmp_path)
+    np.testing.assert_array_equal(study.volume.hu, ct.hu())
+    assert not [one for one in study.images if one.sop_instance_uid.startswith("1.2.826.0.8")]
+    assert study.limitations == read_study(tmp_path / "b").limitations
+    (said,) = study.other_series
+    assert said.startswith("copies of other images, ignored: 000.dcm")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_first_of_two_acquisitions_at_one_place_is_read_and_a_limitation_says_so(
+    tmp_path: Path, is_first: bool
+) -> None:
+    """Whichever comes first by name."""
+    ct, images = SmallCt(12), SmallCt(12, attributes={"AcquisitionNumber": 2}).images()
+    others = [_again(one, n, 1, AcquisitionNumber=10) for n, one in enumerate(SmallCt(12).images())]
+    ct.write(tmp_path / "b", images)
+    ct.write(tmp_path / ("a" if is_first else "c"), others)
+    study = read_study(tmp_path)
+    np.testing.assert_array_equal(study.volume.hu, ct.hu())
+    (limitation,) = study.limitations
+    assert limitation.text == (
+        "The series has several acquisitions of the same places (2, 10): acquisition 2 was read."
+    )

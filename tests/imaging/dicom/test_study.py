@@ -152,7 +152,7 @@ def test_exact_copies_are_read_once_and_named(whole: bool, tmp_path: Path) -> No
     study = read_study(tmp_path)
     np.testing.assert_array_equal(study.volume.hu, ct.hu())
     names = "c000.dcm, c001.dcm, c002.dcm and 9 more" if whole else "c005.dcm"
-    assert study.other_series == (f"exact copies of other files, ignored: {names}",)
+    assert study.other_series == (f"copies of other images, ignored: {names}",)
     np.testing.assert_array_equal(read_study(tmp_path / "c005.dcm").volume.hu, ct.hu())
 
 
