@@ -59,12 +59,15 @@ def limitations_of(
     """
     shown = box.measures
     cut = (shown.coverage and [*_of_coverage(shown.coverage)]) or [*_of_sides(shown)]
+    odd = _of_plausibility(shown, has_cut=bool(cut))
+    if any(one.kind is LimitationKind.ORIENTATION for one in shown.odd):
+        cut, odd = [], iter(())  # these follow from it
     slice_mm = study.volume.geometry.spacing_mm[0]
     scan = _of_acquisition(study.header, slice_mm, terms) if terms else ()
     return (
         *study.limitations,
         *_each(LimitationKind.COVERAGE, cut),
-        *_of_plausibility(shown, has_cut=bool(cut)),
+        *odd,
         *shown.odd,
         *_each(LimitationKind.ORIENTATION, _of_axes(study.volume.geometry)),
         *_each(LimitationKind.DIFFUSE, _of_pattern(shown, findings)),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.continuity import lost_areas, out_of_order
-from imaging.lungs import Lungs
+from imaging.lungs import AIR_HU, Lungs, connected_to_edge, labelled
 from imaging.slices import SliceMeasures
 from imaging.volume import WINDOW_HU, HuArray, Limitation, LimitationKind, Triple
 
@@ -24,7 +24,7 @@ MIN_EDGE_HU = 150.0
 _SLICES, _SOFT_HU = 3, (-150, 300)
 _CHEST = "667876668975678874565754545645748857645656505725306823304723503615827728355553756667734637723527835638988879"  # fmt: skip  # noqa: E501
 """Density in the lung box, 3 x 6 x 6 parts ``(z, y, x)``, from 0 to 9: the mean of ten scans."""
-_MIN_SECTION_CELLS = 38
+_MIN_SECTION_CELLS, _MIN_SHARE = 38, 0.2
 _MIN_LIKENESS, _MIN_MARGIN = 0.6, 0.1
 """Whole scans correlate with it by 0.73 to 0.91, turned in any other way by at least 0.21 less.
 Mirrored right to left they are up to 0.18 less, and 0.02 more: that cannot be told."""
@@ -34,9 +34,11 @@ def oddities(
     hu: HuArray, spacing_mm: Triple, lungs: Lungs, measures: Sequence[SliceMeasures]
 ) -> tuple[Limitation, ...]:
     """Return what of the images of a volume ``(z, y, x)`` is odd."""
+    turn = [*_of_turn(lungs)]
     found = {
-        LimitationKind.COVERAGE: _of_areas(lungs, measures),
-        LimitationKind.ORIENTATION: _of_turn(lungs),
+        LimitationKind.ORIENTATION: turn,
+        # lungs are found by the patient's axes: where these are wrong, air is taken for lung
+        LimitationKind.COVERAGE: () if turn else _of_areas(lungs, measures),
         LimitationKind.ACQUISITION: (
             *_of_order(lungs, measures),
             *_of_texture(hu, spacing_mm, lungs),
@@ -97,9 +99,15 @@ def _at(plane: npt.NDArray[np.float32], spacing_mm: Triple, mm: float) -> cv2.ty
 def _of_turn(lungs: Lungs) -> Iterator[str]:
     """Compare the lung box with a mean chest, turned and mirrored in each way."""
     chest = np.array([*map(int, _CHEST)], float).reshape(3, 6, 6)
+    # `Lungs.air` takes the patient to lie on the back; this air is that of any chest
+    closed = (lungs.hu < AIR_HU).astype(np.uint8)
+    labels = labelled(closed & (1 - connected_to_edge(closed)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0  # label 0 is the background
+    air = (sizes >= _MIN_SHARE * sizes.max())[labels]
     ends = []
     for axes in ((1, 2), (0, 2), (0, 1)):
-        large = np.flatnonzero(lungs.air.sum(axis=axes) >= _MIN_SECTION_CELLS)
+        large = np.flatnonzero(air.sum(axis=axes) >= _MIN_SECTION_CELLS)
         ends.append(slice(large[0], large[-1] + 1) if large.size else slice(0, 0))
     # contrast medium and bone count as tissue
     box = np.clip(lungs.hu[tuple(ends)], -1000, 0).astype(np.float32)
