@@ -8,7 +8,6 @@ from itertools import product
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from imaging.continuity import lost_areas, out_of_order
 from imaging.lungs import AIR_HU, Lungs, connected_to_edge, labelled
@@ -24,6 +23,11 @@ MIN_EDGE_HU = 150.0
 _SLICES, _SOFT_HU = 3, (-150, 300)
 _CHEST = "667876668975678874565754545645748857645656505725306823304723503615827728355553756667734637723527835638988879"  # fmt: skip  # noqa: E501
 """Density in the lung box, 3 x 6 x 6 parts ``(z, y, x)``, from 0 to 9: the mean of ten scans."""
+_TURNS = (
+    "turned by 90 degrees, or with rows and columns exchanged",
+    "with front and back exchanged (upside down)",
+    "with head and feet exchanged",
+)
 _MIN_SECTION_CELLS, _MIN_SHARE = 38, 0.2
 _MIN_LIKENESS, _MIN_MARGIN = 0.6, 0.1
 """Whole scans correlate with it by 0.73 to 0.91, turned in any other way by at least 0.21 less.
@@ -35,14 +39,12 @@ def oddities(
 ) -> tuple[Limitation, ...]:
     """Return what of the images of a volume ``(z, y, x)`` is odd."""
     turn = [*_of_turn(lungs)]
+    scanned = (*_of_order(lungs, measures), *_of_texture(hu, spacing_mm, lungs))
     found = {
         LimitationKind.ORIENTATION: turn,
         # lungs are found by the patient's axes: where these are wrong, air is taken for lung
         LimitationKind.COVERAGE: () if turn else _of_areas(lungs, measures),
-        LimitationKind.ACQUISITION: (
-            *_of_order(lungs, measures),
-            *_of_texture(hu, spacing_mm, lungs),
-        ),
+        LimitationKind.ACQUISITION: scanned,
     }
     return tuple(Limitation(kind, text) for kind, texts in found.items() for text in texts)
 
@@ -72,7 +74,9 @@ def _of_texture(hu: HuArray, spacing_mm: Triple, lungs: Lungs) -> Iterator[str]:
     spreads, edges = [], []
     for z in np.linspace(first, last, _SLICES + 2)[1:-1].astype(int):
         plane = np.clip(hu[z, y, x], *WINDOW_HU).astype(np.float32)
-        fine, coarse = (_at(plane, spacing_mm, mm) for mm in (1.0, 2.0))
+        fy, fx = spacing_mm[1:]
+        fine = cv2.resize(plane, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
+        coarse = cv2.resize(plane, None, fx=fx / 2, fy=fy / 2, interpolation=cv2.INTER_AREA)
         edges.append(float(np.percentile(abs(cv2.Laplacian(fine, cv2.CV_32F)), 99)))
         mean, square = cv2.blur(coarse, (3, 3)), cv2.sqrBoxFilter(coarse, cv2.CV_32F, (3, 3))
         soft = (mean > _SOFT_HU[0]) & (mean < _SOFT_HU[1])
@@ -87,13 +91,6 @@ def _of_texture(hu: HuArray, spacing_mm: Triple, lungs: Lungs) -> Iterator[str]:
             "The images are blurred, or smoother than those of calibration: edges in the lungs "
             f"have a second difference of {edge:.0f} HU, expected at least {MIN_EDGE_HU:g} HU."
         )
-
-
-def _at(plane: npt.NDArray[np.float32], spacing_mm: Triple, mm: float) -> cv2.typing.MatLike:
-    """Resample a slice ``(y, x)`` to pixels of ``mm``."""
-    y, x = (max(3, round(n * s / mm)) for n, s in zip(plane.shape, spacing_mm[1:], strict=True))
-    kind = cv2.INTER_LINEAR if mm <= 1 else cv2.INTER_AREA
-    return cv2.resize(plane, (x, y), interpolation=kind)
 
 
 def _of_turn(lungs: Lungs) -> Iterator[str]:
@@ -119,13 +116,9 @@ def _of_turn(lungs: Lungs) -> Iterator[str]:
     for transposed, z, y, x in product((False, True), repeat=4):
         turned = found.transpose(0, 2, 1) if transposed else found
         turned = turned[:: -1 if z else 1, :: -1 if y else 1, :: -1 if x else 1]
-        what = [
-            *["turned by 90 degrees, or with rows and columns exchanged"] * transposed,
-            *["with front and back exchanged (upside down)"] * (y and not transposed),
-            *["with head and feet exchanged"] * z,
-        ]
+        plane = _TURNS[0] if transposed else _TURNS[1] * y
+        name = " and ".join(filter(None, (plane, _TURNS[2] * z)))
         like = float(np.corrcoef(turned.ravel(), chest.ravel())[0, 1])
-        name = " and ".join(what)
         likeness[name] = max(like, likeness.get(name, -1.0))
     best = max(likeness, key=likeness.__getitem__)
     if likeness[best] >= max(_MIN_LIKENESS, likeness[""] + _MIN_MARGIN):
