@@ -6,12 +6,14 @@ A report with a limitation guarantees nothing, and says why under its header.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 from edge.findings import Finding
 from edge.guarantee import Terms
 from imaging.coverage import Coverage
 from imaging.plausibility import HU, RIBS, SIZE
 from imaging.preprocess import ChestMeasures, Preprocessed
-from imaging.volume import Limitation, LimitationKind, Study, StudyHeader
+from imaging.volume import Geometry, Limitation, LimitationKind, Study, StudyHeader
 
 MAX_OPAQUE_SHARE = 0.025
 """Of the lungs. All 18 whole and partial scans that we have lie below 0.014, with masses of 36 mm,
@@ -27,6 +29,8 @@ LARGEST_NODULE_MM = 30.0
 """A larger lesion is a mass by definition; calibration had nodules. One alone may be a tumour."""
 MAX_FINDINGS = 24
 """Twice as many as any patient of calibration had."""
+MAX_ANGLE = 10.0
+"""Degrees between the images' axes and the patient's: 0 in all scans that we have."""
 MIN_AGE = 18
 """Of the patients in training and tests, in years."""
 MAX_THICKNESS_MM = 3.0
@@ -55,12 +59,17 @@ def limitations_of(
     """
     shown = box.measures
     cut = (shown.coverage and [*_of_coverage(shown.coverage)]) or [*_of_sides(shown)]
+    odd = _of_plausibility(shown, has_cut=bool(cut))
+    if any(one.kind is LimitationKind.ORIENTATION for one in shown.odd):
+        cut, odd = [], iter(())  # these follow from it
     slice_mm = study.volume.geometry.spacing_mm[0]
     scan = _of_acquisition(study.header, slice_mm, terms) if terms else ()
     return (
         *study.limitations,
         *_each(LimitationKind.COVERAGE, cut),
-        *_of_plausibility(shown, has_cut=bool(cut)),
+        *odd,
+        *shown.odd,
+        *_each(LimitationKind.ORIENTATION, _of_axes(study.volume.geometry)),
         *_each(LimitationKind.DIFFUSE, _of_pattern(shown, findings)),
         *_each(LimitationKind.PATIENT, _of_patient(study.header, terms)),
         *_each(LimitationKind.ACQUISITION, scan),
@@ -102,6 +111,17 @@ def _of_plausibility(shown: ChestMeasures, *, has_cut: bool) -> Iterator[Limitat
             # where lung is not aerated, coverage is not complete
             kind = LimitationKind.COVERAGE if subject == SIZE else LimitationKind.PLAUSIBILITY
             yield Limitation(kind, sentence.format(", ".join(texts)))
+
+
+def _of_axes(geometry: Geometry) -> Iterator[str]:
+    """Say if the images lie obliquely in the patient."""
+    along = float(np.diagonal(geometry.direction).min())
+    angle = float(np.degrees(np.arccos(np.clip(along, -1, 1))))
+    if angle > MAX_ANGLE:
+        yield (
+            f"The images lie {angle:.0f} degrees oblique to the patient's axes, "
+            f"expected at most {MAX_ANGLE:g} degrees: the models know axial images only."
+        )
 
 
 def _of_pattern(shown: ChestMeasures, findings: Sequence[Finding]) -> Iterator[str]:

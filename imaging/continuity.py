@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from imaging.errors import IncompleteSeries, NoLung
-from imaging.lungs import find_lungs
+from imaging.lungs import Lungs, find_lungs
 from imaging.slices import SliceMeasures
 from imaging.volume import FloatArray, HuArray, Triple
 
@@ -31,6 +31,14 @@ _LOW_HU, _HIGH_HU, _BODY_HU = -1000, 200, -950
 """Metal counts like bone. Cells of air alone, below the last, hold noise, and are left out."""
 _MEASURED = 256
 """Different HU in a slice: a measured one of a chest has at least 1,000, a drawn one few."""
+_FURTHER, _MAX_RATIO = 20, 1.15
+"""A slice differs from the next less than from the 19 after that: by 0.69 of it in 18 real scans,
+0.89 with slices 10 to 12 mm apart, 1.07 in phantoms with noise of 120 HU every 0.5 mm. It is at
+least 1.4 for two neighbours exchanged, 1.2 for a block of 2 to 30 slices reversed or moved."""
+_EMPTY_HU = -950
+_MIN_FLAT_CELLS, _MIN_FLAT_AIR_CELLS, _MAX_FLAT_AROUND = 12, 75, 0.4
+"""Cells of 4 mm of constant value in a slice: 18 real scans, most near-lossless, have at most 2.
+Gas in the body may be constant where most air around it is, clipped: a trachea has 50 cells."""
 _NEARBY = 4
 _LEAST_HU, _MOST_HU_PER_MM, _MOST_OF_MEDIAN = 25.0, 20.0, 1.5
 """Limits of the usual difference. It is 25 HU for slices 2.5 mm apart: thinner slices count as
@@ -79,6 +87,42 @@ def require_continuous(
                 listed = f"{names[odd[0]]} to {names[odd[-1]]}" if is_run else f"{listed} ..."
             reason = f"{len(odd)} of {len(hu)} slices ({listed}) are {what}"
             raise IncompleteSeries(f"{reason}: send the series again", files[odd[0]])
+
+
+def out_of_order(cells: HuArray) -> list[int]:
+    """Return the slices of ``(z, y, x)`` that are more like ones further on than like the next.
+
+    So are those before, seen from the other end. Noise hardly shows in the means of cells.
+    """
+    body = np.clip(cells, _BODY_HU, _HIGH_HU).reshape(len(cells), -1)
+    apart = [
+        np.abs(body[step:] - body[:-step]).mean(axis=1, dtype=np.float32)
+        for step in range(1, min(_FURTHER + 1, len(body)))
+    ]
+    if len(apart) < 2:
+        return []
+    onward, back = (np.full(len(body) - 1, np.inf) for _ in range(2))
+    for step, differences in enumerate(apart[1:], 1):
+        onward[: len(body) - 1 - step] = np.minimum(onward[: len(body) - 1 - step], differences)
+        back[step:] = np.minimum(back[step:], differences)
+    return np.flatnonzero(apart[0] > _MAX_RATIO * np.minimum(onward, back)).tolist()
+
+
+def lost_areas(lungs: Lungs, measures: Sequence[SliceMeasures]) -> list[int]:
+    """Return the slices with areas of constant value in the lung region."""
+    cells = np.arange(len(measures)) * len(lungs.mask) // len(measures)
+    flat, empty = (
+        np.stack(part)
+        for part in zip(*((one.flat, one.fine <= _EMPTY_HU) for one in measures), strict=True)
+    )
+    inside = lungs.mask[cells] > 0
+    # air around the patient that was cut away or clipped: then gas in the body may be clipped too
+    around = empty & ~inside
+    is_clipped = (flat & around).sum() > _MAX_FLAT_AROUND * around.sum()
+    tissue = (flat & inside & ~empty).sum(axis=(1, 2))
+    air = (flat & empty & (lungs.air[cells] > 0 if is_clipped else inside)).sum(axis=(1, 2))
+    least = _MIN_FLAT_AIR_CELLS if is_clipped else _MIN_FLAT_CELLS
+    return np.flatnonzero((tissue >= _MIN_FLAT_CELLS) | (air >= least)).tolist()
 
 
 def _equal(hu: HuArray, cells: HuArray) -> list[int]:

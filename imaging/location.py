@@ -108,8 +108,9 @@ def locator_of(study: Study, box: Preprocessed) -> Locator:
     # a whole lung has its height: a scan that is cut at apex or base does not show the thirds of it
     coverage = shown.coverage
     cut = coverage is None or any(one.side in ("apex", "base") for one in coverage.cuts)
-    # where the orientation is assumed, side and zone would be
-    assumed = any(one.kind is LimitationKind.ORIENTATION for one in study.limitations)
+    # where the orientation is assumed or doubtful, side and zone would be
+    known = (*study.limitations, *shown.odd)
+    assumed = any(one.kind is LimitationKind.ORIENTATION for one in known)
     return Locator(
         geometry.origin_mm,
         geometry.spacing_mm,

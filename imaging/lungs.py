@@ -39,7 +39,7 @@ from imaging.morphology import (
 from imaging.slices import FINE_MM, SliceMeasures, fine_means, of_each
 from imaging.volume import HuArray, Triple, UInt8Array
 
-_AIR_HU = -320
+AIR_HU = -320
 """Below it a cell counts as air; ground glass and fibrosis stay below, fat stays above."""
 _PURE_AIR_HU = -930
 """Below it a cell may be air outside the body or gas in the bowel; lung is rarely so empty."""
@@ -164,12 +164,12 @@ def _index(values: Iterable[int]) -> Index:
 
 def _air_in_body(coarse: HuArray) -> UInt8Array:
     """Find air that is not connected to the edge of the slice, and lung that the edge cuts."""
-    air = (coarse < _AIR_HU).astype(np.uint8)
+    air = (coarse < AIR_HU).astype(np.uint8)
     # Two floods from the edge of the slice: one through all that is less dense than fat, one
     # through air that is too empty for lung. Between the two lie skin, clothing, blankets and
     # foam, and also lung that the field of view cuts through.
-    outside = _connected_to_edge(air)
-    pure = _connected_to_edge((coarse < _PURE_AIR_HU).astype(np.uint8))
+    outside = connected_to_edge(air)
+    pure = connected_to_edge((coarse < _PURE_AIR_HU).astype(np.uint8))
     doubtful = outside & (1 - pure)
     cut_lung = doubled(
         _cut_lung(halved(doubtful), halved(1 - air), _rim(coarse[::2, ::2, ::2])), air.shape
@@ -219,7 +219,7 @@ def _rim(coarse: HuArray) -> UInt8Array:
     return edge | dilate((coarse <= _PADDING_HU).astype(np.uint8), 1.5)
 
 
-def _connected_to_edge(air: UInt8Array) -> UInt8Array:
+def connected_to_edge(air: UInt8Array) -> UInt8Array:
     """Find the cells of ``air`` that are connected to the edge of their slice within the slice."""
     # One flood for all slices: framed with air and set below each other, they are one tall image
     # in which the frames connect the slices.

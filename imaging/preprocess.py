@@ -1,6 +1,6 @@
 """Preprocess a volume in HU for the networks: the lung box at 1 mm, uint8 of the window."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -11,17 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.acquisition import Acquisition, acquisition_of
+from imaging.appearance import oddities
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
 from imaging.lung_tissue import at_lung, opaque_share, smaller_share
 from imaging.lungs import Lungs, find_lungs
 from imaging.plausibility import implausible
 from imaging.sides import between, zones
-from imaging.slices import of_each
+from imaging.slices import SliceMeasures, measures_of, of_each
 from imaging.volume import (
     WINDOW_HU,
     Geometry,
     HuArray,
+    Limitation,
     Triple,
     UInt8Array,
     Volume,
@@ -43,6 +45,7 @@ class ChestMeasures:
         opaque_share: the part of the lungs that is not aerated; None if it was not measured.
         smaller_share: the air of one lung as a part of the other's; None if it was not measured.
         implausible: what no adult's whole chest shows, each with its subject.
+        odd: what of the images is not as a scanner makes a chest.
         acquisition: what the voxels tell of scanner and protocol; None if it was not measured.
         between: see `imaging.sides.between`; ``zones``: see `imaging.sides.zones`.
     """
@@ -51,6 +54,7 @@ class ChestMeasures:
     opaque_share: float | None = None
     smaller_share: float | None = None
     implausible: tuple[tuple[str, str], ...] = ()
+    odd: tuple[Limitation, ...] = ()
     acquisition: Acquisition | None = None
     between: tuple[tuple[float, float], ...] = ()
     zones: tuple[float, float] | None = None
@@ -135,16 +139,19 @@ def preprocess(volume: Volume, source: Path | str = "volume", room: Room = _room
         raise IrregularGeometry(f"{reason}: check the spacing, export it again", source)
     box = tuple(slice(a, b) for a, b in zip(lungs.start, lungs.stop, strict=True))
     voxels, geometry = resample(hu[box], whole.cropped(lungs.start), room)
-    measure = partial(_measured, hu, whole.spacing_mm, lungs)
+    measure = partial(_measured, hu, whole.spacing_mm, lungs, known)
     return Preprocessed(voxels, geometry, lungs, whole, measure)
 
 
-def _measured(hu: HuArray, spacing_mm: Triple, lungs: Lungs) -> ChestMeasures:
+def _measured(
+    hu: HuArray, spacing_mm: Triple, lungs: Lungs, known: Sequence[SliceMeasures]
+) -> ChestMeasures:
     return ChestMeasures(
         coverage_of(lungs, spacing_mm[0]),
         opaque_share(lungs),
         smaller_share(lungs),
         implausible(lungs, spacing_mm),
+        oddities(hu, spacing_mm, lungs, known or measures_of(hu, spacing_mm[1:])),
         acquisition_of(hu, spacing_mm, lungs),
         between(lungs),
         zones(lungs),

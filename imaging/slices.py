@@ -29,12 +29,14 @@ class SliceMeasures:
     Attributes:
         low, high: its lowest and its highest HU.
         fine, coarse: int16 ``(y, x)``, the means in cells of about `FINE_MM` and `COARSE_MM`.
+        flat: bool ``(y, x)``, the cells of ``fine`` in whose rows all pixels are equal.
     """
 
     low: int
     high: int
     fine: Plane
     coarse: Plane
+    flat: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, plane: Plane, pixel_mm: PixelMm) -> "SliceMeasures":
@@ -43,7 +45,8 @@ class SliceMeasures:
         low, high, _, _ = cv2.minMaxLoc(plane)
         fine, coarse = (_cells(plane.shape, pixel_mm, side) for side in (FINE_MM, COARSE_MM))
         cells = _resized(_halved(plane, fine), fine)
-        return cls(int(low), int(high), cells, _resized(cells, coarse))
+        flat = _flat(plane, pixel_mm, fine)
+        return cls(int(low), int(high), cells, _resized(cells, coarse), flat)
 
 
 def of_each(make: Callable[[Plane], T], planes: Iterable[Plane]) -> list[T]:
@@ -70,6 +73,18 @@ def _cells(shape: tuple[int, ...], pixel_mm: PixelMm, side: float) -> tuple[int,
     """Return how many cells a slice has, ``(x, y)``."""
     y, x = (max(1, round(n * mm / side)) for n, mm in zip(shape, pixel_mm, strict=True))
     return x, y
+
+
+def _flat(plane: Plane, pixel_mm: PixelMm, size_xy: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Tell in which cells all pixels of three rows are equal; more rows would take more time."""
+    step, width = (max(1, round(FINE_MM / mm)) for mm in (3 * pixel_mm[0], pixel_mm[1]))
+    rows = plane[::step]
+    if min(rows.shape) < 2:
+        return np.zeros(size_xy[::-1], bool)
+    beside = cv2.compare(rows[1:, 1:], rows[1:, :-1], cv2.CMP_EQ)
+    above = cv2.compare(rows[1:, 1:], rows[:-1, 1:], cv2.CMP_EQ)
+    runs = cv2.erode(cv2.bitwise_and(beside, above), np.ones((2, max(1, width - 1)), np.uint8))
+    return np.asarray(cv2.resize(runs, size_xy, interpolation=cv2.INTER_NEAREST)) > 0
 
 
 def _halved(plane: Plane, size_xy: tuple[int, int]) -> Plane:
