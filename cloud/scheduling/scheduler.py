@@ -170,7 +170,7 @@ class Scheduler:
     def waiting(self) -> list[WaitingRoi]:
         """The ROIs that have arrived and wait."""
         queued = itertools.chain.from_iterable(self._queues.values())
-        return [roi for *_, roi in queued if roi.waits]
+        return [entry[3] for entry in queued if entry[3].waits]
 
     @property
     def queue_s(self) -> float:
@@ -248,7 +248,7 @@ class Scheduler:
             roi.has_place = False
         if gone:
             for is_stat, queue in self._queues.items():
-                self._queues[is_stat] = [entry for entry in queue if entry[-1].has_place]
+                self._queues[is_stat] = [entry for entry in queue if entry[3].has_place]
             self._anyway = None
 
     def take(self) -> list[WaitingRoi]:
@@ -288,7 +288,7 @@ class Scheduler:
         self, queues: Mapping[bool, Queue], start_s: float, each_s: float = 0.0
     ) -> list[WaitingRoi]:
         """Return the ROIs in reading order; from ``start_s`` one is read every ``each_s``."""
-        stat, routine = ([roi for *_, roi in queues[is_stat]] for is_stat in (True, False))
+        stat, routine = ([entry[3] for entry in queues[is_stat]] for is_stat in (True, False))
         if not stat:
             return routine
         # when the first of each tail of the routine ROIs is aged: an ROI whose turn is later counts
@@ -354,7 +354,7 @@ class Scheduler:
     def _check_share(self, first: WaitingRoi, count: int) -> None:
         """Raise `Overloaded` where ``count`` more would exceed the site's share."""
         now_s, rules, is_stat = self._clock(), self.rules, first.is_stat
-        waits = Counter([roi.site for *_, roi in self._queues[is_stat]])
+        waits = Counter([entry[3].site for entry in self._queues[is_stat]])
         self._active = {s: at_s for s, at_s in self._active.items() if now_s - at_s < ACTIVE_S}
         # who is active: who waits, and who came a moment ago, refused or not
         sites, own = {*self._active, *waits}, waits[first.site] + count
@@ -390,7 +390,7 @@ class Scheduler:
         begin = max(self._virtual, self._finish.get(first.site, 0.0))
         behind = list[WaitingRoi]()
         for is_stat, queue in self._queues.items():
-            if own := [roi for *_, roi in queue if roi.site == first.site]:
+            if own := [entry[3] for entry in queue if entry[3].site == first.site]:
                 begin = max(begin, own[-1].start + each)
             if is_stat is first.is_stat:
                 behind = [roi for roi in own if roi.deadline.at_s > first.deadline.at_s]
@@ -400,9 +400,9 @@ class Scheduler:
 
     def _with(self, starts: Mapping[WaitingRoi, float]) -> Queue:
         """Return the queue of their priority with ROIs in these places of fair queueing."""
-        queue = [
-            entry for entry in self._queues[next(iter(starts)).is_stat] if entry[-1] not in starts
-        ]
+        queue = self._queues[next(iter(starts)).is_stat].copy()
+        if any(roi.has_place for roi in starts):
+            queue = [entry for entry in queue if entry[3] not in starts]
         queue += [(at // TURN, roi.deadline.at_s, roi.number, roi) for roi, at in starts.items()]
         return sorted(queue)
 
@@ -432,6 +432,7 @@ class Scheduler:
         spread = SPREAD * math.sqrt(burst * each_s * part / (1.0 - part) ** 3)
         most, efficient = self._most(order), interval.efficient_size(full)
         due_s = [roi.deadline.at_s for roi in order]
+        stats = [*itertools.accumulate([roi.is_stat for roi in order], initial=0)]
         late, at = dict[WaitingRoi, float](), 0
         while at < len(order):
             start_s = starts_s[0]
@@ -444,9 +445,14 @@ class Scheduler:
             answered_s, wait_s = start_s + latency_s(n), start_s - now_s
             to_come_s = wait_s * slower + spread * math.sqrt(max(0.0, wait_s))
             if answered_s + to_come_s > min(due_s[at : at + n]):
-                for roi in order[at : at + n]:
-                    at_s = answered_s + (0.0 if roi.is_stat else to_come_s)
-                    if at_s > roi.deadline.at_s:
+                for i, roi in enumerate(order[at : at + n], at):
+                    at_s = answered_s
+                    if not roi.is_stat:
+                        # once it is aged, three come before it and each routine ROI before it
+                        turns = STATS_PER_ROUTINE * (i - stats[i] + 1) - stats[i]
+                        most_s = max(0.0, turns * each_s) + max(0.0, roi.aged_s - start_s)
+                        at_s += min(to_come_s, most_s)
+                    if at_s > due_s[i]:
                         late[roi] = at_s
             heapq.heapreplace(starts_s, start_s + interval.estimate_s(n))
             at += n

@@ -200,16 +200,12 @@ def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
     def set_(cloud: RunningCloud, answer: Any) -> list[int]:
         counts: list[int] = []
 
-        def check(*_: Any, rois: int = 1) -> int:
-            counts.append(rois)
+        def admit(newcomers: Any) -> int:
+            counts.append(len(newcomers))
             if isinstance(answer, Exception):
                 raise answer
             return int(answer)
 
-        def admit(_: Any) -> None:
-            check()
-
-        monkeypatch.setattr(cloud.server.batcher, "check", check)
         monkeypatch.setattr(cloud.server.batcher.queue, "admit", admit)
         return counts
 

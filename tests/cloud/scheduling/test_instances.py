@@ -51,7 +51,9 @@ async def test_admission_counts_on_all_instances(
     """In batches of two, 4 s each, one instance reads four ROIs in 9 s, and two read eight."""
     batcher._last_batch_s = 0.0  # otherwise the first would be read as a probe
     deadline = Deadline.after(9, batcher.clock)
-    assert batcher.check(deadline, ROUTINE, rois=20) == 8
+    kept = batcher.reserve(deadline, ROUTINE, rois=20)
+    assert len(kept) == 8
+    batcher.queue.release(kept)
     for value in range(8):
         submit(batcher, value, 9.0)
     with pytest.raises(DeadlineUnmeetable):

@@ -15,7 +15,7 @@ from tests.cloud.scheduling.builders import NOW_S, ROUTINE, STAT, Day, due, sche
 
 def order(scheduler: Scheduler, each_s: float = 0.0) -> list[WaitingRoi]:
     """All that wait, in reading order from 50 s."""
-    return list(scheduler.order(scheduler.waiting, NOW_S, each_s))
+    return scheduler.order(scheduler._queues, NOW_S, each_s)
 
 
 def sites(text: str, at_s: float = 90.0) -> list[WaitingRoi]:
@@ -61,7 +61,7 @@ def test_no_site_is_more_than_four_turns_ahead_of_another_that_waits() -> None:
         for _ in range(60):
             for _ in range(rng.integers(8)):
                 site = str(rng.choice(list("abcdef"), p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1]))
-                scheduler.put(due(NOW_S + rng.uniform(60, 90), site=site))
+                scheduler.put([due(NOW_S + rng.uniform(60, 90), site=site)])
             waits = {one.site for one in scheduler.waiting}
             ahead = Counter({pair: n for pair, n in ahead.items() if waits >= set(pair)})
             for one in scheduler.take():
@@ -90,7 +90,7 @@ def test_idle_time_earns_no_credit() -> None:
         scheduler.take()
     late = sites("c" * 40)
     for one in late:
-        scheduler.put(one)
+        scheduler.put([one])
     read = order(scheduler)
     assert max(read.index(one) for one in read if one.site == "b") <= 12 + 2 * TURN
 
@@ -132,7 +132,7 @@ def test_routine_is_admitted_under_endless_stat() -> None:
     scheduler = scheduler_of(*stats)
     newcomer = due(70.0, site="b")
     scheduler.admit([newcomer])
-    scheduler.put(newcomer)
+    scheduler.put([newcomer])
     scheduler.admit([due(300.0, STAT, site="a")])
 
 
@@ -159,7 +159,7 @@ def test_each_priority_finds_the_places_that_the_other_leaves_it(
 def test_a_site_alone_may_fill_the_queue() -> None:
     scheduler = scheduler_of(*sites("aaa"), max_queued=4)
     scheduler.admit(sites("a"))
-    scheduler.put(*sites("a"))
+    scheduler.put(sites("a"))
     with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
         scheduler.admit(sites("a"))
 
@@ -184,7 +184,7 @@ def test_a_site_alone_leaves_room_for_a_turn_of_another_that_is_known(
             roi = due(now_s + 100.0, site="flood", arrived_s=now_s)
             roi.deadline = Deadline(now_s + 100.0, lambda: now_s)
             scheduler.admit([roi])
-            scheduler.put(roi)
+            scheduler.put([roi])
 
     with pytest.raises(refused):
         flood()
@@ -251,7 +251,7 @@ def test_of_a_full_queue_each_priority_leaves_the_other_a_quarter(
     scheduler.admit([due(900.0, other, site="c")])
     with pytest.raises(Overloaded, match="3 ROIs wait, the limit is 4"):
         scheduler.admit([due(900.0, own, site="c")])
-    scheduler.put(due(900.0, other, site="c"))
+    scheduler.put([due(900.0, other, site="c")])
     with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
         scheduler.admit([due(900.0, other, site="c")])
 
@@ -269,7 +269,7 @@ def test_a_short_budget_passes_the_long_ones_of_its_site() -> None:
     scheduler = scheduler_of(*long_ones, *sites("b" * 16, 199.0))
     urgent = due(59.0, site="a")
     scheduler.admit([urgent])
-    scheduler.put(urgent)
+    scheduler.put([urgent])
     assert scheduler.take()[0] is urgent
     served = ""
     while batch := scheduler.take():
