@@ -17,7 +17,7 @@ import structlog
 from cloud.callers import INTERNAL, caller_of, deadline_of
 from cloud.limits import STUDIES, check_header
 from cloud.models import ModelTransfers
-from cloud.scheduling.scheduler import WaitingRoi
+from cloud.scheduling.waiting import WaitingRoi
 from cloud.stream import ABANDON_AFTER_S, Backend, StudyStream
 from cloud.study_trace import StudyTrace
 from cloud.telemetry import CANCELLED, COMPLETE

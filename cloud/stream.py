@@ -12,7 +12,7 @@ from functools import partial
 from cloud.cache import CacheKey, VerdictCache
 from cloud.limits import Bounds, OpenStreams, check_roi, crop_mask, pad
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.scheduler import RoiResult, WaitingRoi
+from cloud.scheduling.waiting import RoiResult, WaitingRoi
 from cloud.settings import CloudSettings
 from cloud.study_trace import StudyTrace
 from cloud.telemetry import Telemetry

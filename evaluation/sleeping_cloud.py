@@ -23,7 +23,8 @@ import numpy.typing as npt
 import typer
 
 from cloud.instances import OpenOne, open_instances, open_reader
-from cloud.scheduling.scheduler import Queue, Scheduler, WaitingRoi
+from cloud.scheduling.scheduler import Queue, Scheduler
+from cloud.scheduling.waiting import WaitingRoi
 from cloud.server import CloudServer, serve
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry

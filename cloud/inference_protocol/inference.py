@@ -25,7 +25,7 @@ from cloud.inference_protocol.tensors import (
 )
 from cloud.limits import REQUESTS
 from cloud.scheduling.batcher import MAX_BATCH_DELAY_S
-from cloud.scheduling.scheduler import RoiResult
+from cloud.scheduling.waiting import RoiResult
 from cloud.stream import CLOSE_AFTER_S, Backend
 from cloud.telemetry import CANCELLED
 from imaging.volume import UInt8Array

@@ -17,7 +17,8 @@ import structlog
 
 from cloud.instances import BatchAbandoned, BatchResult, WorkerStage
 from cloud.scheduling.cost import BatchTiming, CostModel
-from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult, Rules, Scheduler, WaitingRoi
+from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.waiting import UNKNOWN_SITE, RoiResult, WaitingRoi
 from cloud.telemetry import Telemetry
 from cloud.watchdog import Watchdog
 from imaging.volume import UInt8Array

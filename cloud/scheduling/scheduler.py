@@ -9,7 +9,6 @@ routine, stat counts that is expected at the rate of the last half minute. For s
 in its places alone: a routine ROI that then cannot be in time gives way.
 """
 
-import asyncio
 import heapq
 import itertools
 import math
@@ -21,13 +20,9 @@ from dataclasses import dataclass, field
 
 from cloud.limits import SITE_SHARE
 from cloud.scheduling.cost import BatchTiming
-from imaging.volume import UInt8Array
-from models.runtime.second_reader import Reading
-from protos.deadline import Clock, Deadline
+from cloud.scheduling.waiting import WaitingRoi
+from protos.deadline import Clock
 from protos.errors import DeadlinePassed, DeadlineUnmeetable, Overloaded, OverreadError
-from protos.messages import Priority
-
-UNKNOWN_SITE = "unknown"
 
 TURN = 8.0
 """ROIs of one turn of a site, divided by its weight."""
@@ -38,17 +33,11 @@ STATS_PER_ROUTINE = 3
 BATCH_SHARE = 0.25
 """Part of the shortest budget that waits which a batch may take beyond the efficient size."""
 
-ROUTINE_MAX_WAIT_S = 1.0
-"""A routine ROI is aged after this wait, or after half of its budget if that is shorter."""
-
 RECENT_S, SHORTEST_S = 30.0, 2.0
 """Stat is expected at its rate of the last half minute, or since it began, over 2 s at least."""
 
 SPREAD = 2.0
 """Standard deviations beyond the stat that is expected, for which routine has time to spare."""
-
-KEPT = 0.25
-"""Part of its budget for which a place is kept for an ROI that was announced."""
 
 ACTIVE_S, KNOWN_S = 2.0, 600.0
 """A site counts as active, and as known, for this time after its last ROI came."""
@@ -69,68 +58,6 @@ class Rules:
     def weight(self, site: str) -> float:
         """Return the weight of ``site``, 1 where none is set."""
         return self.site_weights.get(site, 1.0)
-
-
-@dataclass(frozen=True)
-class RoiResult:
-    """What the model read in one ROI.
-
-    The ROI waited ``queue_s`` and was read in the batch numbered ``batch``, which began at
-    ``began_s`` on the clock, held ``batch_rois`` and took ``compute_s``.
-    """
-
-    reading: Reading
-    queue_s: float
-    compute_s: float
-    batch: int
-    began_s: float
-    batch_rois: int = 1
-
-
-@dataclass(eq=False, kw_only=True)
-class WaitingRoi:
-    """One ROI of ``site``, or the place of one that was announced at ``arrived_s`` on the clock.
-
-    It gets ``voxels`` and ``result`` once it has arrived: uint8 ``(z, y, x)``, and what its caller
-    awaits; cancelling that takes the ROI out of the queue. A probe is read even if it is expected
-    to be late, so that the cost of a batch is measured again. ``start`` is its place in fair
-    queueing: what its site had before, in ROIs divided by the site's weight.
-
-    Attributes:
-        aged_s: when it is aged, if it is routine.
-        has_place: whether it is in the queue.
-    """
-
-    deadline: Deadline
-    priority: Priority
-    arrived_s: float
-    site: str = UNKNOWN_SITE
-    is_probe: bool = False
-    voxels: UInt8Array = field(init=False)
-    result: asyncio.Future[RoiResult] | None = None
-    start: float = 0.0
-    number: int = field(default_factory=itertools.count().__next__)
-    has_place: bool = False
-
-    def __post_init__(self) -> None:
-        self.is_stat = self.priority is Priority.STAT  # read before routine
-        self.budget_s = self.deadline.at_s - self.arrived_s
-        self.aged_s = self.arrived_s + min(ROUTINE_MAX_WAIT_S, self.budget_s / 2)
-
-    @property
-    def waits(self) -> bool:
-        """Whether it has arrived, and somebody still waits for its result."""
-        return self.result is not None and not self.result.done()
-
-    def fail(self, error: OverreadError) -> None:
-        """Give its caller an error, if there is one who waits."""
-        if self.result is not None and not self.result.done():
-            self.result.set_exception(error)
-
-    def cancel(self) -> None:
-        """Cancel its result."""
-        if self.result is not None:
-            self.result.cancel()
 
 
 Queue = list[tuple[float, float, int, WaitingRoi]]
@@ -154,6 +81,8 @@ class Scheduler:
         # the plan: who comes is added, who goes is taken out
         self._queues: dict[bool, Queue] = {True: [], False: []}  # of stat, and of routine
         self._anyway: dict[WaitingRoi, float] | None = None  # late without newcomers; None: unknown
+        # newcomers, and the queue with them, so that they need not be added a second time
+        self._tried: tuple[Sequence[WaitingRoi], dict[WaitingRoi, float], Queue] | None = None
         self._virtual, self._finish = 0.0, dict[str, float]()
         self._stats_in_a_row = 0
         self._stats = deque[tuple[float, int]]()  # when stat came, and how many ROIs at once
@@ -228,13 +157,10 @@ class Scheduler:
     def put(self, rois: Sequence[WaitingRoi]) -> None:
         """Give places to ROIs that were admitted together; in a full queue routine gives way."""
         first = rois[0]
-        if not any(self._queues.values()):
-            self._virtual, self._finish = 0.0, {}
-        starts = self._starts(rois)
-        self._queues[first.is_stat] = self._with(starts)
+        starts, self._queues[first.is_stat] = self._with(rois)
         for roi, start in starts.items():
             roi.start, roi.has_place = start, True
-        self._anyway = None
+        self._anyway = self._tried = None
         if first.is_stat:
             self._stats.append((self._clock(), len(rois)))
             self._is_outdated = self.gives_way
@@ -249,7 +175,9 @@ class Scheduler:
         if gone:
             for is_stat, queue in self._queues.items():
                 self._queues[is_stat] = [entry for entry in queue if entry[3].has_place]
-            self._anyway = None
+            if not self._queued:
+                self._virtual, self._finish = 0.0, {}
+            self._anyway = self._tried = None
 
     def take(self) -> list[WaitingRoi]:
         """Remove and return the next batch; empty if nothing waits any more.
@@ -330,10 +258,8 @@ class Scheduler:
     def _size(self, due_s: Sequence[float], start_s: float) -> int:
         """Return how many of a batch of ROIs that are due then none of them is late for."""
         bound_s = self.timing.latency.bound_s
-        if not due_s or start_s + bound_s(len(due_s)) <= min(due_s):
-            return len(due_s)
         # one more ROI makes the whole batch later: stop before it makes the most urgent one late
-        soonest_s = due_s[0]
+        soonest_s = math.inf
         for n, at_s in enumerate(due_s):
             soonest_s = min(soonest_s, at_s)
             if n and start_s + bound_s(n + 1) > soonest_s:
@@ -398,13 +324,15 @@ class Scheduler:
         starts += [begin + i * each for i in range(len(newcomers))]
         return dict(zip([*newcomers, *behind], starts, strict=True))
 
-    def _with(self, starts: Mapping[WaitingRoi, float]) -> Queue:
-        """Return the queue of their priority with ROIs in these places of fair queueing."""
-        queue = self._queues[next(iter(starts)).is_stat].copy()
-        if any(roi.has_place for roi in starts):
-            queue = [entry for entry in queue if entry[3] not in starts]
-        queue += [(at // TURN, roi.deadline.at_s, roi.number, roi) for roi, at in starts.items()]
-        return sorted(queue)
+    def _with(self, newcomers: Sequence[WaitingRoi]) -> tuple[dict[WaitingRoi, float], Queue]:
+        """Return what `_starts` does, and the queue of the newcomers' priority with them in it."""
+        if self._tried is None or self._tried[0] != newcomers:
+            starts, queue = self._starts(newcomers), self._queues[newcomers[0].is_stat]
+            if len(starts) > len(newcomers):
+                queue = [entry for entry in queue if entry[3] not in starts]
+            added = [(at // TURN, roi.deadline.at_s, roi.number, roi) for roi, at in starts.items()]
+            self._tried = newcomers, starts, sorted(queue + added)
+        return self._tried[1:]
 
     def _late(
         self, newcomers: Sequence[WaitingRoi], *, expected: bool = True
@@ -419,7 +347,7 @@ class Scheduler:
         now_s, full, interval = self._clock(), self.timing.max_batch, self.timing.interval
         starts_s, queues = self._starts_s(), self._queues
         if newcomers:
-            queues = {**queues, newcomers[0].is_stat: self._with(self._starts(newcomers))}
+            queues = {**queues, newcomers[0].is_stat: self._with(newcomers)[1]}
         each_s = interval.estimate_s(full) / full / len(starts_s)
         order = self.order(queues, starts_s[0], each_s)
         if not expected:
@@ -432,8 +360,7 @@ class Scheduler:
         spread = SPREAD * math.sqrt(burst * each_s * part / (1.0 - part) ** 3)
         most, efficient = self._most(order), interval.efficient_size(full)
         due_s = [roi.deadline.at_s for roi in order]
-        stats = [*itertools.accumulate([roi.is_stat for roi in order], initial=0)]
-        late, at = dict[WaitingRoi, float](), 0
+        late, at, stats = dict[WaitingRoi, float](), 0, list[int]()
         while at < len(order):
             start_s = starts_s[0]
             if start_s + alone_s > due_s[at]:  # it will not be read
@@ -441,10 +368,14 @@ class Scheduler:
                 at += 1
                 continue
             size = most if len(order) - at >= 2 * full else efficient
-            n = self._size(due_s[at : at + size], start_s)
-            answered_s, wait_s = start_s + latency_s(n), start_s - now_s
-            to_come_s = wait_s * slower + spread * math.sqrt(max(0.0, wait_s))
-            if answered_s + to_come_s > min(due_s[at : at + n]):
+            batch_s = due_s[at : at + size]
+            soonest_s, n = min(batch_s), len(batch_s)
+            if start_s + self.timing.latency.bound_s(n) > soonest_s:
+                n = self._size(batch_s, start_s)
+            answered_s, wait_s = start_s + latency_s(n), max(0.0, start_s - now_s)
+            to_come_s = wait_s * slower + spread * math.sqrt(wait_s)
+            if answered_s + to_come_s > soonest_s:
+                stats = stats or [0, *itertools.accumulate([roi.is_stat for roi in order])]
                 for i, roi in enumerate(order[at : at + n], at):
                     at_s = answered_s
                     if not roi.is_stat:
@@ -494,16 +425,9 @@ class Scheduler:
 
     def _prune(self) -> None:
         """Take out what nobody waits for any more, and places whose ROIs did not come."""
-        now_s = self._clock()
-        self.release(
-            [
-                roi
-                for queue in self._queues.values()
-                for *_, roi in queue
-                if (roi.result is None and now_s - roi.arrived_s > KEPT * roi.budget_s)
-                or (roi.result is not None and roi.result.done())
-            ]
-        )
+        now_s, queued = self._clock(), itertools.chain.from_iterable(self._queues.values())
+        rois = [entry[3] for entry in queued]
+        self.release([r for r in rois if (r.result.done() if r.result else now_s > r.kept_until_s)])
 
     def _wait_s(self, rois: int) -> float:
         """Return in how many seconds a batch may start after so many ROIs."""

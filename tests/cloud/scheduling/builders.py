@@ -14,7 +14,8 @@ import numpy as np
 from cloud.instances import BatchAbandoned, BatchResult, stages_of
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.cost import BatchTiming, CostModel
-from cloud.scheduling.scheduler import Rules, Scheduler, WaitingRoi
+from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.waiting import WaitingRoi
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from protos.deadline import Deadline
