@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import grpc
 
 from cloud.limits import Bounds
-from cloud.scheduling.scheduler import UNKNOWN_SITE
+from cloud.scheduling.waiting import UNKNOWN_SITE
 from cloud.settings import CloudSettings
 from process.tls import is_loopback
 from protos.deadline import Clock, Deadline

@@ -6,6 +6,7 @@ What happens while a stream is open is in `cloud.stream`.
 import asyncio
 import contextlib
 import gc
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any, cast
@@ -16,6 +17,7 @@ import structlog
 from cloud.callers import INTERNAL, caller_of, deadline_of
 from cloud.limits import STUDIES, check_header
 from cloud.models import ModelTransfers
+from cloud.scheduling.waiting import WaitingRoi
 from cloud.stream import ABANDON_AFTER_S, Backend, StudyStream
 from cloud.study_trace import StudyTrace
 from cloud.telemetry import CANCELLED, COMPLETE
@@ -115,8 +117,8 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 trace.began(header)
                 left_s, bounds = context.time_remaining(), self._backend.bounds
                 deadline = deadline_of(header.budget_s, left_s, bounds, self._clock)
-                accepted = self._count_accepted(header, deadline, site)
-                stream = StudyStream(header, deadline, self._backend, site, trace)
+                accepted, kept = self._reserve(header, deadline, site)
+                stream = StudyStream(header, deadline, self._backend, site, trace, kept)
                 trace.on_end = stream.end
                 self._streams.add(stream)
                 stack.callback(stream.close)
@@ -187,19 +189,24 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         """Return the queue now, and the model time of the study."""
         return Load(self._backend.batcher.queue.queue_s, trace.compute_s)
 
-    def _count_accepted(self, header: Header, deadline: Deadline, site: str) -> int:
-        """Return how many announced ROIs can be answered in time; raise `BusyFault` if none can."""
+    def _reserve(
+        self, header: Header, deadline: Deadline, site: str
+    ) -> tuple[int, deque[WaitingRoi]]:
+        """Return how many announced ROIs can be answered in time, and the places kept for them.
+
+        Raise `BusyFault` if none can.
+        """
         self._open.check_priority(site, header.priority)
-        if not (rois := header.roi_count):
-            return 0
+        kept, rois = deque[WaitingRoi](), header.roi_count
+        if not rois:
+            return 0, kept
         cached = self._backend.cache.count((site, header.study_key))  # they always can
         try:
-            admitted = self._backend.batcher.check(deadline, header.priority, site, rois=rois)
+            kept = self._backend.batcher.reserve(deadline, header.priority, site, rois)
         except BusyFault:
             if not cached:
                 raise
-            admitted = 0
-        return min(rois, admitted + cached)
+        return min(rois, len(kept) + cached), kept
 
 
 def _this_call() -> asyncio.Task[Any]:

@@ -4,6 +4,7 @@ A reading becomes a verdict, an error becomes a refusal of that ROI alone.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +12,7 @@ from functools import partial
 from cloud.cache import CacheKey, VerdictCache
 from cloud.limits import Bounds, OpenStreams, check_roi, crop_mask, pad
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.scheduler import RoiResult
+from cloud.scheduling.waiting import RoiResult, WaitingRoi
 from cloud.settings import CloudSettings
 from cloud.study_trace import StudyTrace
 from cloud.telemetry import Telemetry
@@ -76,10 +77,16 @@ class StudyStream:
     """
 
     def __init__(
-        self, header: Header, deadline: Deadline, backend: Backend, site: str, trace: StudyTrace
+        self,
+        header: Header,
+        deadline: Deadline,
+        backend: Backend,
+        site: str,
+        trace: StudyTrace,
+        kept: deque[WaitingRoi],
     ) -> None:
         self._header, self._deadline, self._backend, self._site = header, deadline, backend, site
-        self._trace, self._began_s = trace, deadline.clock()
+        self._trace, self._began_s, self._kept = trace, deadline.clock(), kept
         self._done_s = self._began_s  # when an ROI was last done
         self._finished: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
         self._pending: set[asyncio.Future[RoiResult]] = set()
@@ -199,6 +206,12 @@ class StudyStream:
     def _expect_no_more(self) -> None:
         self._backend.batcher.announced_rois -= self._announced
         self._announced = 0
+        self._release()
+
+    def _release(self) -> None:
+        """Give back the places that are kept for more ROIs than are to come."""
+        while len(self._kept) > self._announced:
+            self._backend.batcher.queue.release((self._kept.pop(),))
 
     def _take(self, request: pb.ReadRequest) -> None:
         if (kind := request.WhichOneof("request")) != "roi":
@@ -222,6 +235,8 @@ class StudyStream:
             return
         except OverreadError as error:
             self._finished.put_nowait(self._refused(message.roi_id, error))
+        finally:
+            self._release()
         self._checksums[message.roi_id] = message.checksum
 
     def _is_repeated(self, message: pb.Roi) -> bool:
@@ -256,7 +271,8 @@ class StudyStream:
             verify(roi, message.checksum)
             return pad(roi.voxels, backend.limits.roi_shape)
 
-        result = backend.batcher.submit(voxels, self._deadline, self._header.priority, self._site)
+        given = (voxels, self._deadline, self._header.priority, self._site, self._kept)
+        result = backend.batcher.submit(*given)
         self._add(result, partial(self._outcome, key, roi.voxels.shape))
 
     def _outcome(

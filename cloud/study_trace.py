@@ -12,7 +12,7 @@ from collections.abc import Callable
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, format_trace_id, set_span_in_context
 
-from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult
+from cloud.scheduling.waiting import UNKNOWN_SITE, RoiResult
 from cloud.telemetry import COMPLETE, NO_PRIORITY, Telemetry
 from process import tracing
 from protos.deadline import Clock

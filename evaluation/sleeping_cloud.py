@@ -12,7 +12,7 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ import numpy.typing as npt
 import typer
 
 from cloud.instances import OpenOne, open_instances, open_reader
-from cloud.scheduling.scheduler import Scheduler, WaitingRoi
+from cloud.scheduling.scheduler import Queue, Scheduler
+from cloud.scheduling.waiting import WaitingRoi
 from cloud.server import CloudServer, serve
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
@@ -47,28 +48,31 @@ class EarliestDeadline(Scheduler):
     It knows neither priority nor site.
     """
 
-    def admit(self, newcomers: Sequence[WaitingRoi]) -> None:
+    gives_way = False
+
+    def admit(self, newcomers: Sequence[WaitingRoi]) -> int:
         """Admit the newcomers while there is room."""
         if len(self.waiting) + len(newcomers) > self.rules.max_queued:
             raise Overloaded("the queue is full", limit=self.rules.max_queued)
+        return len(newcomers)
 
     def order(
-        self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0
-    ) -> Iterator[WaitingRoi]:
-        """Yield the ROIs by deadline."""
+        self, queues: Mapping[bool, Queue], start_s: float, each_s: float = 0.0
+    ) -> list[WaitingRoi]:
+        """Return the ROIs by deadline."""
         del start_s, each_s
-        yield from sorted(rois, key=lambda roi: (roi.deadline.at_s, roi.number))
+        rois = [roi for queue in queues.values() for *_, roi in queue]
+        return sorted(rois, key=lambda roi: (roi.deadline.at_s, roi.number))
 
 
 class FirstCome(EarliestDeadline):
     """Reads in order of arrival, in full batches."""
 
     def order(
-        self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0
-    ) -> Iterator[WaitingRoi]:
-        """Yield the ROIs by arrival."""
-        del start_s, each_s
-        yield from sorted(rois, key=lambda roi: roi.number)
+        self, queues: Mapping[bool, Queue], start_s: float, each_s: float = 0.0
+    ) -> list[WaitingRoi]:
+        """Return the ROIs by arrival."""
+        return sorted(super().order(queues, start_s, each_s), key=lambda roi: roi.number)
 
     def batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
         """Return as many as fit."""

@@ -25,7 +25,7 @@ from cloud.inference_protocol.tensors import (
 )
 from cloud.limits import REQUESTS
 from cloud.scheduling.batcher import MAX_BATCH_DELAY_S
-from cloud.scheduling.scheduler import RoiResult
+from cloud.scheduling.waiting import RoiResult
 from cloud.stream import CLOSE_AFTER_S, Backend
 from cloud.telemetry import CANCELLED
 from imaging.volume import UInt8Array
@@ -241,19 +241,17 @@ class Inference:
         otherwise a high estimate after a stall would refuse every request of several ROIs.
         """
         batcher, count = self._backend.batcher, len(voxels)
-        if (fits := batcher.check(deadline, priority, site, rois=count)) < count:
-            raise DeadlineUnmeetable(f"only {fits} of {count} ROIs can be answered in time")
+        kept = batcher.reserve(deadline, priority, site, count)
         waiting: list[asyncio.Future[RoiResult]] = []
         try:
+            if (fits := len(kept)) < count:
+                if kept[0].is_probe:
+                    probe = batcher.submit(lambda: voxels[0], deadline, priority, site, kept)
+                    probe.add_done_callback(_take_exception)
+                raise DeadlineUnmeetable(f"only {fits} of {count} ROIs can be answered in time")
             for i in range(count):
                 roi = partial(voxels.__getitem__, i)
-                try:
-                    waiting.append(batcher.submit(roi, deadline, priority, site))
-                except DeadlineUnmeetable:  # all fitted just now: the first one is a probe
-                    for probe in waiting[:1]:
-                        probe.add_done_callback(_take_exception)
-                    del waiting[:1]
-                    raise
+                waiting.append(batcher.submit(roi, deadline, priority, site, kept))
             answers = asyncio.gather(*waiting)
             answers.add_done_callback(_take_exception)
             wait_s = deadline.remaining_s + CLOSE_AFTER_S
@@ -267,6 +265,7 @@ class Inference:
                 raise Draining("the service stopped before this request was answered")
             raise DeadlinePassed(f"no answer {CLOSE_AFTER_S} s after the deadline")
         finally:
+            batcher.queue.release(kept)
             for one in waiting:
                 one.cancel()
 

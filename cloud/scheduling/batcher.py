@@ -8,7 +8,7 @@ import contextlib
 import copy
 import math
 import time
-from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -17,12 +17,13 @@ import structlog
 
 from cloud.instances import BatchAbandoned, BatchResult, WorkerStage
 from cloud.scheduling.cost import BatchTiming, CostModel
-from cloud.scheduling.scheduler import UNKNOWN_SITE, RoiResult, Rules, Scheduler, WaitingRoi
+from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.waiting import UNKNOWN_SITE, RoiResult, WaitingRoi
 from cloud.telemetry import Telemetry
 from cloud.watchdog import Watchdog
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
-from protos.errors import DeadlineUnmeetable, ModelFailed, Overloaded
+from protos.errors import ModelFailed
 from protos.messages import Priority
 
 MAX_BATCH_DELAY_S = 0.005
@@ -76,7 +77,7 @@ class Batcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for roi in self.queue.waiting:
-            roi.result.cancel()
+            roi.cancel()
 
     async def wait_for_failure(self) -> None:
         """Wait as long as batches are formed and read, and raise the error that ends it.
@@ -107,26 +108,34 @@ class Batcher:
                 self.timing.latency.observe(n, took_s)
                 self.timing.interval.observe(n, took_s)
 
-    def check(
+    def reserve(
         self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1
-    ) -> int:
-        """Return how many of ``rois`` could be answered in time if they arrived now, at least one.
+    ) -> deque[WaitingRoi]:
+        """Keep places for as many of ``rois`` as can be answered in time, at least for one.
+
+        A place lapses after a part of the budget (`KEPT`); `Scheduler.release` gives it back.
 
         Raises:
             Overloaded: the queue is full, or the site has used up its share.
             DeadlineUnmeetable: an answer would be late, or make others late.
         """
-        newcomers = [self._newcomer(deadline, priority, site) for _ in range(rois)]
-        self.queue.admit(newcomers[:1])
-
-        def is_refused(n: int) -> bool:
-            with contextlib.suppress(Overloaded, DeadlineUnmeetable):
-                self.queue.admit(newcomers[:n])
-                return False
-            return True
-
-        # how many are admitted is found by halving: one more newcomer never helps the others
-        return 1 + bisect_left(range(2, rois + 1), True, key=is_refused)
+        # where nothing was read for long, the first is read as a probe: otherwise the high estimate
+        # after a stall would reject every ROI that could correct it
+        now_s, idle = self.clock(), not self._running and not len(self.queue)
+        probe = idle and now_s - self._last_batch_s > STALE_S and not deadline.passed
+        newcomers = [
+            WaitingRoi(
+                deadline=deadline,
+                priority=priority,
+                arrived_s=now_s,
+                site=site,
+                is_probe=probe and i == 0,
+            )
+            for i in range(rois)
+        ]
+        kept = newcomers[: self.queue.admit(newcomers)]
+        self.queue.put(kept)
+        return deque(kept)
 
     def submit(
         self,
@@ -134,31 +143,29 @@ class Batcher:
         deadline: Deadline,
         priority: Priority,
         site: str = UNKNOWN_SITE,
+        kept: deque[WaitingRoi] | None = None,
     ) -> asyncio.Future[RoiResult]:
         """Queue an ROI and return its future result; cancel that to withdraw the ROI.
 
-        ``voxels`` returns uint8 ``(z, y, x)``. It is called after admission, so that a rejected ROI
-        costs nothing. The future may fail with `DeadlinePassed`, `DeadlineUnmeetable`,
-        `Overloaded` or `ModelFailed`; errors are raised as in `check`.
+        It gets the first place of ``kept``, if one is left. ``voxels`` returns uint8 ``(z, y, x)``.
+        It is called after admission, so that a rejected ROI costs nothing. The future may fail with
+        `DeadlinePassed`, `DeadlineUnmeetable`, `Overloaded` or `ModelFailed`; errors are raised as
+        in `reserve`.
         """
-        # admission before the voxels, which cost a checksum and a copy
-        roi = self._newcomer(deadline, priority, site)
-        self.queue.admit([roi])
-        roi.voxels, roi.result = voxels(), asyncio.get_running_loop().create_future()
-        self.queue.put(roi)
+        kept = deque() if kept is None else kept
+        while kept and not kept[0].has_place:
+            kept.popleft()  # it has lapsed
+        own = kept or self.reserve(deadline, priority, site)
+        try:
+            own[0].voxels = voxels()
+        except BaseException:
+            if not kept:
+                self.queue.release(own)
+            raise
+        roi = own.popleft()
+        roi.arrived_s, roi.result = self.clock(), asyncio.get_running_loop().create_future()
         self._arrived.set()
         return roi.result
-
-    def _newcomer(self, deadline: Deadline, priority: Priority, site: str) -> WaitingRoi:
-        """Return an ROI that arrives now; one is read as a probe where nothing was read for long.
-
-        Otherwise the high estimate after a stall would reject every ROI that could correct it.
-        """
-        now_s, idle = self.clock(), not self._running and not len(self.queue)
-        probe = idle and now_s - self._last_batch_s > STALE_S and not deadline.passed
-        return WaitingRoi(
-            deadline=deadline, priority=priority, arrived_s=now_s, site=site, is_probe=probe
-        )
 
     async def _run(self, i: int) -> None:
         """Feed instance ``i``."""
@@ -240,13 +247,12 @@ class Batcher:
             _log.error("batch failed", **said, exc_info=error)
             rois = [roi for roi in rois if roi not in again]
             for roi in rois:
-                if roi.waits:
-                    roi.result.set_exception(ModelFailed(failed.reason))
+                roi.fail(ModelFailed(failed.reason))
         finally:
             self._last_batch_s = self.clock()
             self._running -= 1
             for roi in rois:
-                roi.result.cancel()  # has an effect only if the service stops
+                roi.cancel()  # has an effect only if the service stops
 
     def _put_back(self, i: int, rois: list[WaitingRoi]) -> list[WaitingRoi]:
         """Return what another instance than ``i`` shall read: it is in the queue, for once."""
@@ -255,9 +261,9 @@ class Batcher:
             return []
         for roi in again:
             roi.failed = True
-            self.queue.put(roi)
+            self.queue.put([roi])
         if all(result.done() for result in self._returned[1]):  # one instance at a time holds back
-            self._returned = i, [roi.result for roi in again]
+            self._returned = i, [roi.result for roi in again if roi.result]
         self._arrived.set()
         return again
 
@@ -266,6 +272,6 @@ class Batcher:
         late = sum(not roi.waits or roi.deadline.passed for roi in rois)
         self.telemetry.wasted_s.inc(read.compute_s * late / len(rois))
         for i, roi in enumerate(rois):
-            if roi.waits:
+            if roi.waits and roi.result:
                 said = (at_s - roi.arrived_s, read.compute_s, batch, at_s, len(rois))
                 roi.result.set_result(RoiResult(read.readings[i], *said))

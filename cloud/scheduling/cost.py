@@ -38,6 +38,7 @@ class CostModel:
         self._fixed_s = self._per_roi_s = 0.0
         self._margin = 1.0
         self._efficient_sizes: dict[int, int] = {}
+        self._estimates_s: dict[int, float] = {}
 
     def observe(self, n: int, took_s: float) -> None:
         """Learn that a batch of ``n`` ROIs took ``took_s`` seconds."""
@@ -59,7 +60,7 @@ class CostModel:
         (weight, total_s), line_s = self._own.get(n, (0.0, 0.0)), self._line_s(n)
         self._own[n] = weight + 1.0, total_s + min(max(took_s, line_s / OWN), line_s * OWN)
         self._margin = 1.0 + min(2.0 * math.sqrt(self._overrun), 1.0)  # at most twice the estimate
-        self._efficient_sizes = {}
+        self._efficient_sizes, self._estimates_s = {}, {}
 
     @property
     def line(self) -> tuple[float, float]:
@@ -68,8 +69,11 @@ class CostModel:
 
     def estimate_s(self, n: int) -> float:
         """Return the expected seconds of a batch of ``n`` ROIs; 0 for none."""
-        weight, total_s = self._own.get(n, (0.0, 0.0))
-        return (total_s + LINE_WEIGHT * self._line_s(n)) / (weight + LINE_WEIGHT)
+        if n not in self._estimates_s:
+            weight, total_s = self._own.get(n, (0.0, 0.0))
+            total_s += LINE_WEIGHT * self._line_s(n)
+            self._estimates_s[n] = total_s / (weight + LINE_WEIGHT)
+        return self._estimates_s[n]
 
     def _line_s(self, n: int) -> float:
         return self._fixed_s + self._per_roi_s * n if n else 0.0

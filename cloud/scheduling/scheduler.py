@@ -4,28 +4,25 @@ Stat is read before routine, except that one of four places is for routine that 
 Within a priority sites take turns of `TURN` ROIs, by start-time fair queueing (Goyal et al.,
 SIGCOMM 1996). The earliest deadline is first in a turn, and among the ROIs of a site.
 
-An ROI is refused on arrival if it could not be answered in time, or would make another late. What
-was admitted is never given up for another. Instead each priority leaves the other one places to
-come: routine as many as it has, stat one for three, and each a quarter of the queue.
+An ROI is refused on arrival if it could not be answered in time, or would make another late. For
+routine, stat counts that is expected at the rate of the last half minute. For stat, routine counts
+in its places alone: a routine ROI that then cannot be in time gives way.
 """
 
-import asyncio
 import heapq
 import itertools
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from cloud.limits import SITE_SHARE
 from cloud.scheduling.cost import BatchTiming
-from imaging.volume import UInt8Array
-from models.runtime.second_reader import Reading
-from protos.deadline import Clock, Deadline
-from protos.errors import DeadlinePassed, DeadlineUnmeetable, Overloaded
-from protos.messages import Priority
-
-UNKNOWN_SITE = "unknown"
+from cloud.scheduling.waiting import WaitingRoi
+from protos.deadline import Clock
+from protos.errors import DeadlinePassed, DeadlineUnmeetable, Overloaded, OverreadError
 
 TURN = 8.0
 """ROIs of one turn of a site, divided by its weight."""
@@ -33,17 +30,14 @@ TURN = 8.0
 STATS_PER_ROUTINE = 3
 """Stat ROIs that are read before the next aged routine ROI, while both wait."""
 
-LEFT = {True: 1 / STATS_PER_ROUTINE, False: 1.0}
-"""Places that each stat ROI, and each routine one, leaves the other priority, if that may come."""
-
 BATCH_SHARE = 0.25
 """Part of the shortest budget that waits which a batch may take beyond the efficient size."""
 
-ROUTINE_MAX_WAIT_S = 1.0
-"""A routine ROI is aged after this wait, or after half of its budget if that is shorter."""
+RECENT_S, SHORTEST_S = 30.0, 2.0
+"""Stat is expected at its rate of the last half minute, or since it began, over 2 s at least."""
 
-EXPECTED_S = 86_400.0
-"""A priority is left places to come for this time after its last ROI came."""
+SPREAD = 2.0
+"""Standard deviations beyond the stat that is expected, for which routine has time to spare."""
 
 ACTIVE_S, KNOWN_S = 2.0, 600.0
 """A site counts as active, and as known, for this time after its last ROI came."""
@@ -66,129 +60,124 @@ class Rules:
         return self.site_weights.get(site, 1.0)
 
 
-@dataclass(frozen=True)
-class RoiResult:
-    """What the model read in one ROI.
-
-    The ROI waited ``queue_s`` and was read in the batch numbered ``batch``, which began at
-    ``began_s`` on the clock, held ``batch_rois`` and took ``compute_s``.
-    """
-
-    reading: Reading
-    queue_s: float
-    compute_s: float
-    batch: int
-    began_s: float
-    batch_rois: int = 1
-
-
-@dataclass(eq=False, kw_only=True)
-class WaitingRoi:
-    """One ROI of ``site``, which arrived at ``arrived_s`` on the clock.
-
-    It gets ``voxels``, uint8 ``(z, y, x)``, and ``result`` once it is admitted. Its caller awaits
-    ``result``; cancelling that takes the ROI out of the queue. A probe is read even if it is
-    expected to be late, so that the cost of a batch is measured again. ``failed`` is whether a
-    batch with it has failed. ``start`` is its place in fair queueing: what its site had before, in
-    ROIs divided by the site's weight.
-    """
-
-    deadline: Deadline
-    priority: Priority
-    arrived_s: float
-    site: str = UNKNOWN_SITE
-    is_probe: bool = False
-    failed: bool = False
-    voxels: UInt8Array = field(init=False)
-    result: asyncio.Future[RoiResult] = field(init=False)
-    start: float = 0.0
-    number: int = field(default_factory=itertools.count().__next__)
-
-    @property
-    def is_stat(self) -> bool:
-        """Whether it is read before routine."""
-        return self.priority is Priority.STAT
-
-    @property
-    def waits(self) -> bool:
-        """Whether somebody still waits for its result."""
-        return not self.result.done()
+Queue = list[tuple[float, float, int, WaitingRoi]]
+"""The ROIs of a priority in reading order: by turn, deadline and number."""
 
 
 class Scheduler:
-    """Holds the waiting ROIs.
+    """Holds the waiting ROIs, and the places of announced ones.
 
     Attributes:
         busy_until_s: when each instance of the model, by number, is expected to start its next
             batch; minus infinity while it reads none. There is at least one.
+        gives_way: whether routine that stat makes late is given up at once.
     """
+
+    gives_way = True
 
     def __init__(self, rules: Rules, timing: BatchTiming, clock: Clock) -> None:
         self.busy_until_s = {0: -math.inf}
         self.rules, self.timing, self._clock = rules, timing, clock
-        self._rois: list[WaitingRoi] = []
+        # the plan: who comes is added, who goes is taken out
+        self._queues: dict[bool, Queue] = {True: [], False: []}  # of stat, and of routine
+        self._anyway: dict[WaitingRoi, float] | None = None  # late without newcomers; None: unknown
+        # newcomers, and the queue with them, so that they need not be added a second time
+        self._tried: tuple[Sequence[WaitingRoi], dict[WaitingRoi, float], Queue] | None = None
         self._virtual, self._finish = 0.0, dict[str, float]()
         self._stats_in_a_row = 0
+        self._stats = deque[tuple[float, int]]()  # when stat came, and how many ROIs at once
+        self._is_outdated = False  # whether stat came since the last batch
         self._active: dict[str, float] = {}  # when each site was last admitted or refused
         self._came_s: dict[bool, float] = {}  # when stat, and routine, was last
         self._beyond_s: dict[str, float] = {}  # when each site was last refused beyond its share
         self._last_site, self._changed_s = "", -math.inf  # and when the last was another one
 
     def __len__(self) -> int:
-        return sum(roi.waits for roi in self._rois)  # metrics count in another thread
+        return len(self.waiting)  # metrics count in another thread
 
     @property
     def waiting(self) -> list[WaitingRoi]:
-        """The waiting ROIs, in order of arrival."""
-        self._rois = [roi for roi in self._rois if roi.waits]
-        return self._rois
+        """The ROIs that have arrived and wait."""
+        queued = itertools.chain.from_iterable(self._queues.values())
+        return [entry[3] for entry in queued if entry[3].waits]
 
     @property
     def queue_s(self) -> float:
         """Seconds that a routine ROI with a late deadline would wait if it arrived now."""
-        full, starts_s = self.timing.max_batch, self._starts_s()
-        before_s = len(self) // full * self.timing.interval.estimate_s(full) / len(starts_s)
-        return max(0.0, starts_s[0] - self._clock()) + before_s
+        return self._wait_s(self._queued)
 
-    def admit(self, newcomers: Sequence[WaitingRoi]) -> None:
-        """Check whether ``newcomers`` may wait; nothing that waits is given up for them.
+    @property
+    def _queued(self) -> int:
+        return sum(map(len, self._queues.values()))
 
-        The newcomers are equal but for their numbers; none of them waits yet.
+    def admit(self, newcomers: Sequence[WaitingRoi]) -> int:
+        """Return how many of ``newcomers`` may wait, at least one.
+
+        They are equal but for their numbers, and none has a place yet. Only the first may be a
+        probe.
 
         Raises:
             Overloaded: there is no room for them, or the site has used up its share.
             DeadlineUnmeetable: an answer would be late, or make others late.
         """
-        first, waiting = newcomers[0], self.waiting
+        first = newcomers[0]
+        self._prune()
         # even one that is refused: the others leave room for it from now on
         self._active[first.site] = self._came_s[first.is_stat] = now_s = self._clock()
         other, self._last_site = self._last_site not in ("", first.site), first.site
         self._changed_s = now_s if other else self._changed_s
-        self._check_share(first, len(newcomers), waiting)
-        self._check_places(first, len(newcomers), waiting)
-        if first.is_probe:
-            return
-        # the queue is read in thought, with the newcomers: who would be late?
-        late = self._late(waiting, newcomers)
-        if own := [late[one][0] - now_s for one in newcomers if one in late]:
-            ends = f"{max(0.0, first.deadline.at_s - now_s):.3f} s are left"
-            raise DeadlineUnmeetable(f"an answer would take {own[0]:.3f} s, {ends}", own[0])
-        # a newcomer does not count for those that would be late anyway, and may take the places
-        # that the other priority leaves it
-        anyway = self._late(waiting, ()) if late else {}
-        for roi, (at_s, surely) in late.items():
-            was_late, was_surely = roi in anyway, roi in anyway and anyway[roi][1]
-            if surely > was_surely or (roi.is_stat is first.is_stat and not was_late):
-                kept = f"a queued ROI would miss its deadline: it would take {at_s - now_s:.3f} s"
-                raise DeadlineUnmeetable(kept)  # the bound is another ROI's
+        self._check_room(first, 1)
 
-    def put(self, roi: WaitingRoi) -> None:
-        """Add an ROI that was admitted."""
-        if not self.waiting:
-            self._virtual, self._finish = 0.0, {}
-        self._tag([roi])
-        self._finish[roi.site] = roi.start + 1.0 / self.rules.weight(roi.site)
-        self._rois.append(roi)
+        def has_no_room(count: int) -> bool:
+            with suppress(Overloaded):
+                self._check_room(first, count)
+                return False
+            return True
+
+        # how many are admitted is found by halving: one more newcomer never helps the others
+        most = 1 + bisect_left(range(2, len(newcomers) + 1), True, key=has_no_room)
+        late = self._late(newcomers[:most])
+        in_time = next((i for i in range(most) if newcomers[i] in late), most)
+        if not in_time and not first.is_probe:
+            would_s, left_s = late[first] - now_s, max(0.0, first.deadline.at_s - now_s)
+            text = f"an answer would take {would_s:.3f} s, {left_s:.3f} s are left"
+            raise DeadlineUnmeetable(text, would_s)
+        in_time = max(1, in_time)
+        if (kept_s := self._made_late(first, late)) is None or first.is_probe:
+            return in_time
+
+        def hurts(count: int) -> bool:
+            return self._made_late(first, self._late(newcomers[:count])) is not None
+
+        if in_time == 1 or hurts(1):
+            kept = f"a queued ROI would miss its deadline: it would take {kept_s - now_s:.3f} s"
+            raise DeadlineUnmeetable(kept)  # the bound is another ROI's
+        return 1 + bisect_left(range(2, in_time + 1), True, key=hurts)
+
+    def put(self, rois: Sequence[WaitingRoi]) -> None:
+        """Give places to ROIs that were admitted together; in a full queue routine gives way."""
+        first = rois[0]
+        starts, self._queues[first.is_stat] = self._with(rois)
+        for roi, start in starts.items():
+            roi.start, roi.has_place = start, True
+        self._anyway = self._tried = None
+        if first.is_stat:
+            self._stats.append((self._clock(), len(rois)))
+            self._is_outdated = self.gives_way
+        if (excess := self._queued - self.rules.max_queued) > 0:
+            for *_, roi in self._queues[False][-excess:]:  # what would be read last loses least
+                self._give_up(roi, Overloaded("the queue is full, and stat came"))
+
+    def release(self, rois: Iterable[WaitingRoi]) -> None:
+        """Take ROIs, and places that are not needed, out of the queue."""
+        for roi in (gone := {roi for roi in rois if roi.has_place}):
+            roi.has_place = False
+        if gone:
+            for is_stat, queue in self._queues.items():
+                self._queues[is_stat] = [entry for entry in queue if entry[3].has_place]
+            if not self._queued:
+                self._virtual, self._finish = 0.0, {}
+            self._anyway = self._tried = None
 
     def take(self) -> list[WaitingRoi]:
         """Remove and return the next batch; empty if nothing waits any more.
@@ -200,56 +189,51 @@ class Scheduler:
         for roi in self.waiting:
             waited = f"after {now_s - roi.arrived_s:.3f} s in the queue"
             if (left_s := roi.deadline.remaining_s) <= 0.0:
-                roi.result.set_exception(DeadlinePassed(f"the deadline passed {waited}"))
+                self._give_up(roi, DeadlinePassed(f"the deadline passed {waited}"))
             elif left_s < alone_s and not roi.is_probe:
                 late = f"{waited} {left_s:.3f} s are left; reading takes {alone_s:.3f} s"
-                roi.result.set_exception(DeadlineUnmeetable(late, alone_s))
-        # places in fair queueing go on from the last one that was read: time that a site was idle
-        # earns no credit
-        for roi, start in self._places(self.waiting).items():
-            roi.start = start
-        order = list(self.order(self.waiting, now_s))
+                self._give_up(roi, DeadlineUnmeetable(late, alone_s))
+        self._prune()
+        if self._is_outdated:  # what will be late for stat learns it now, and not at its deadline
+            for roi, at_s in self._late((), expected=False).items():
+                if not roi.is_stat and not roi.is_probe:
+                    way = f"stat came first; an answer would take {at_s - now_s:.3f} s"
+                    self._give_up(roi, DeadlineUnmeetable(way, at_s - now_s))
+            self._is_outdated = False
+        order = [roi for roi in self.order(self._queues, now_s) if roi.waits]
         batch = order[: self.batch_size(order, now_s)]
         for roi in batch:
+            # places in fair queueing go on from the last one that was read: time that a site was
+            # idle earns no credit
             self._virtual = max(self._virtual, roi.start)
+            next_ = roi.start + 1.0 / self.rules.weight(roi.site)
+            self._finish[roi.site] = max(next_, self._finish.get(roi.site, 0.0))
             self._stats_in_a_row = self._stats_in_a_row + 1 if roi.is_stat else 0
-        self._rois = [roi for roi in self._rois if roi not in set(batch)]
+        self.release(batch)
         return batch
 
     def order(
-        self, rois: Sequence[WaitingRoi], start_s: float, each_s: float = 0.0
-    ) -> Iterator[WaitingRoi]:
-        """Yield ``rois`` in reading order; from ``start_s`` one is read every ``each_s``."""
-        # within a priority: turns of fair queueing first, the earliest deadline in a turn
-        turns = {roi: start // TURN for roi, start in self._places(rois).items()}
-        stat, routine = (
-            sorted((roi for roi in turns if roi.is_stat is is_stat), key=turns.__getitem__)
-            for is_stat in (True, False)
-        )
+        self, queues: Mapping[bool, Queue], start_s: float, each_s: float = 0.0
+    ) -> list[WaitingRoi]:
+        """Return the ROIs in reading order; from ``start_s`` one is read every ``each_s``."""
+        stat, routine = ([entry[3] for entry in queues[is_stat]] for is_stat in (True, False))
+        if not stat:
+            return routine
         # when the first of each tail of the routine ROIs is aged: an ROI whose turn is later counts
         # for those before it, since they stand between it and the model
-        aged_s = list(itertools.accumulate((self._aged_s(r) for r in reversed(routine)), min))[::-1]
+        aged_s = [*itertools.accumulate([roi.aged_s for roi in reversed(routine)], min)][::-1]
         # merge both: stat first, but after three stat ROIs in a row one routine ROI if some is aged
-        i, row = 0, self._stats_in_a_row
-        for at in range(len(rois)):
-            due = at - i < len(routine) and aged_s[at - i] <= start_s + at * each_s
-            if i < len(stat) and not (due and row >= STATS_PER_ROUTINE):
-                yield stat[i]
-                i, row = i + 1, row + 1
-            else:
-                yield routine[at - i]
+        order, i, row = list[WaitingRoi](), 0, self._stats_in_a_row
+        while i < len(stat):
+            j = len(order) - i
+            due = j < len(routine) and aged_s[j] <= start_s + len(order) * each_s
+            if due and row >= STATS_PER_ROUTINE:
+                order.append(routine[j])
                 row = 0
-
-    def _places(self, rois: Sequence[WaitingRoi]) -> dict[WaitingRoi, float]:
-        """Return ROIs by deadline, with their places: a site's first is of its earliest deadline.
-
-        Otherwise ROIs that have time to spare would keep a site's urgent ones out.
-        """
-        places = defaultdict[tuple[str, bool], list[float]](list)
-        for roi in sorted(rois, key=lambda roi: -roi.start):
-            places[roi.site, roi.is_stat].append(roi.start)
-        by_deadline = sorted(rois, key=lambda roi: (roi.deadline.at_s, roi.number))
-        return {roi: places[roi.site, roi.is_stat].pop() for roi in by_deadline}
+            else:
+                order.append(stat[i])
+                i, row = i + 1, row + 1
+        return order + routine[len(order) - i :]
 
     def batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
         """Return how many of the first ROIs to read at once: none is late because of the others.
@@ -258,37 +242,45 @@ class Scheduler:
         long as a batch takes at most `BATCH_SHARE` of the shortest budget: what comes next and is
         urgent must not find the model busy for too long.
         """
-        full, soonest_s = self.timing.max_batch, math.inf
+        most = self._most(order)
+        return self._size([roi.deadline.at_s for roi in order[:most]], start_s)
+
+    def _most(self, order: Sequence[WaitingRoi]) -> int:
+        """Return the size of a batch of which none is urgent."""
+        full = self.timing.max_batch
         most = self.timing.interval.efficient_size(full)
         if len(order) >= 2 * full:
-            limit_s = BATCH_SHARE * min(roi.deadline.at_s - roi.arrived_s for roi in order)
+            limit_s = BATCH_SHARE * min([roi.budget_s for roi in order])
             fits = [n for n in range(full + 1) if self.timing.latency.bound_s(n) <= limit_s]
             most = max((most, *fits))  # none where the deadline has passed
+        return most
+
+    def _size(self, due_s: Sequence[float], start_s: float) -> int:
+        """Return how many of a batch of ROIs that are due then none of them is late for."""
+        bound_s = self.timing.latency.bound_s
         # one more ROI makes the whole batch later: stop before it makes the most urgent one late
-        for n, roi in enumerate(order[:most]):
-            soonest_s = min(soonest_s, roi.deadline.at_s)
-            if n and start_s + self.timing.latency.bound_s(n + 1) > soonest_s:
+        soonest_s = math.inf
+        for n, at_s in enumerate(due_s):
+            soonest_s = min(soonest_s, at_s)
+            if n and start_s + bound_s(n + 1) > soonest_s:
                 return n
-        return min(most, len(order))
+        return len(due_s)
 
-    def _check_places(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> None:
-        """Raise `Overloaded` in a full queue, and beyond the places of a priority."""
-        most = self.rules.max_queued
-        own = sum(roi.is_stat is first.is_stat for roi in waiting)
-        left = most // (1 + STATS_PER_ROUTINE) if self._is_expected(not first.is_stat) else 0
-        others = max(len(waiting) - own, left)
-        if own + others + count > most:
-            full = f"the queue is full: {len(waiting)} ROIs wait, the limit is {most}"
+    def _check_room(self, first: WaitingRoi, count: int) -> None:
+        """Raise `Overloaded` in a full queue, and beyond the share of a site."""
+        # each priority leaves the other a quarter; beyond that routine gives way to stat
+        own, others = (len(self._queues[of]) for of in (first.is_stat, not first.is_stat))
+        most, was_s = self.rules.max_queued, self._came_s.get(not first.is_stat, -math.inf)
+        left = most // (1 + STATS_PER_ROUTINE) if self._clock() - was_s < RECENT_S else 0
+        if own + (left if first.is_stat else max(others, left)) + count > most:
+            full = f"the queue is full: {own + others} ROIs wait, the limit is {most}"
             raise Overloaded(full, limit=most)
+        self._check_share(first, count)
 
-    def _is_expected(self, is_stat: bool) -> bool:
-        """Return whether ROIs of a priority may come: some came within `EXPECTED_S`."""
-        return self._clock() - self._came_s.get(is_stat, -math.inf) < EXPECTED_S
-
-    def _check_share(self, first: WaitingRoi, count: int, waiting: Sequence[WaitingRoi]) -> None:
+    def _check_share(self, first: WaitingRoi, count: int) -> None:
         """Raise `Overloaded` where ``count`` more would exceed the site's share."""
-        now_s, rules = self._clock(), self.rules
-        waits = Counter(roi.site for roi in waiting if roi.priority is first.priority)
+        now_s, rules, is_stat = self._clock(), self.rules, first.is_stat
+        waits = Counter([entry[3].site for entry in self._queues[is_stat]])
         self._active = {s: at_s for s, at_s in self._active.items() if now_s - at_s < ACTIVE_S}
         # who is active: who waits, and who came a moment ago, refused or not
         sites, own = {*self._active, *waits}, waits[first.site] + count
@@ -300,11 +292,12 @@ class Scheduler:
         if len(sites) < 2:  # no other is active, but a turn of one that is known must find room
             if now_s - self._changed_s >= KNOWN_S:
                 return
-            # with the places that it leaves the other priority, each ROI takes longer
-            left = LEFT[first.is_stat] if self._is_expected(not first.is_stat) else 0.0
-            time_s = left_s / (1 + left) - 2 * self.timing.interval.estimate_s(int(TURN))
+            # beside the other priority each ROI takes longer
+            part = 1.0 / (1 + STATS_PER_ROUTINE) if is_stat else self._stat_to_come()[0]
+            time_s = left_s * (1.0 - part) - 2 * self.timing.interval.estimate_s(int(TURN))
             places, most = rules.max_queued - TURN, TURN
-        if own <= most or (own <= places and self.queue_s <= time_s):
+        wait_s = self._wait_s(waits.total() if is_stat else self._queued)
+        if own <= most or (own <= places and wait_s <= time_s):
             return
         text = f"site {first.site} has {own - count} of {waits.total()} queued ROIs; its share"
         text = f"{text} beside {len(sites) - 1} other active sites is {most:g}"
@@ -313,48 +306,134 @@ class Scheduler:
         self._beyond_s = recent | {first.site: now_s}
         raise Overloaded(text, of_site=len(self._beyond_s) == 1)
 
-    def _tag(self, rois: Sequence[WaitingRoi]) -> None:
-        """Give the next ROIs of one site their places in fair queueing."""
-        for i, roi in enumerate(rois):
-            begin = max(self._virtual, self._finish.get(roi.site, 0.0))
-            roi.start = begin + i / self.rules.weight(roi.site)
+    def _starts(self, newcomers: Sequence[WaitingRoi]) -> dict[WaitingRoi, float]:
+        """Return the places of ``newcomers`` in fair queueing, and of those that follow them.
+
+        A site's first place is that of its earliest deadline. Otherwise ROIs that have time to
+        spare would keep its urgent ones out.
+        """
+        first, each = newcomers[0], 1.0 / self.rules.weight(newcomers[0].site)
+        begin = max(self._virtual, self._finish.get(first.site, 0.0))
+        behind = list[WaitingRoi]()
+        for is_stat, queue in self._queues.items():
+            if own := [entry[3] for entry in queue if entry[3].site == first.site]:
+                begin = max(begin, own[-1].start + each)
+            if is_stat is first.is_stat:
+                behind = [roi for roi in own if roi.deadline.at_s > first.deadline.at_s]
+        starts = [roi.start for roi in behind]
+        starts += [begin + i * each for i in range(len(newcomers))]
+        return dict(zip([*newcomers, *behind], starts, strict=True))
+
+    def _with(self, newcomers: Sequence[WaitingRoi]) -> tuple[dict[WaitingRoi, float], Queue]:
+        """Return what `_starts` does, and the queue of the newcomers' priority with them in it."""
+        if self._tried is None or self._tried[0] != newcomers:
+            starts, queue = self._starts(newcomers), self._queues[newcomers[0].is_stat]
+            if len(starts) > len(newcomers):
+                queue = [entry for entry in queue if entry[3] not in starts]
+            added = [(at // TURN, roi.deadline.at_s, roi.number, roi) for roi, at in starts.items()]
+            self._tried = newcomers, starts, sorted(queue + added)
+        return self._tried[1:]
 
     def _late(
-        self, waiting: Sequence[WaitingRoi], newcomers: Sequence[WaitingRoi]
-    ) -> dict[WaitingRoi, tuple[float, bool]]:
-        """Return the ROIs that would be late with these newcomers: when, and whether surely.
+        self, newcomers: Sequence[WaitingRoi], *, expected: bool = True
+    ) -> dict[WaitingRoi, float]:
+        """Return the ROIs that would be late with these newcomers, and when they were answered.
 
-        Those that are not surely late would be late once the other priority takes its places.
+        Routine is late for stat that is still to come too, if that is ``expected``. Otherwise only
+        what has arrived counts, and no batch takes longer than usual: late is then what will be.
         """
         # the clockwork of the model, run ahead: each batch goes to the instance that is free first,
         # and holds as many ROIs as `take` would put into it then
-        self._tag(newcomers)
-        full, starts_s = self.timing.max_batch, self._starts_s()
-        each_s = self.timing.interval.estimate_s(full) / full / len(starts_s)
-        order = list(self.order([*waiting, *newcomers], starts_s[0], each_s))
-        late, at, before = dict[WaitingRoi, tuple[float, bool]](), 0, {True: 0, False: 0}
-        alone_s = self.timing.latency.bound_s(1)
+        now_s, full, interval = self._clock(), self.timing.max_batch, self.timing.interval
+        starts_s, queues = self._starts_s(), self._queues
+        if newcomers:
+            queues = {**queues, newcomers[0].is_stat: self._with(newcomers)[1]}
+        each_s = interval.estimate_s(full) / full / len(starts_s)
+        order = self.order(queues, starts_s[0], each_s)
+        if not expected:
+            order = [roi for roi in order if roi.waits]
+        latency_s = self.timing.latency.bound_s if expected else self.timing.latency.estimate_s
+        part, burst = self._stat_to_come() if expected else (0.0, 0.0)
+        # while routine waits, stat comes and makes it wait longer: mean and standard deviation
+        # of the time until work that comes at random has been read (Takács, 1962)
+        slower, alone_s = part / (1.0 - part), latency_s(1)
+        spread = SPREAD * math.sqrt(burst * each_s * part / (1.0 - part) ** 3)
+        most, efficient = self._most(order), interval.efficient_size(full)
+        due_s = [roi.deadline.at_s for roi in order]
+        late, at, stats = dict[WaitingRoi, float](), 0, list[int]()
         while at < len(order):
             start_s = starts_s[0]
-            if start_s + alone_s > order[at].deadline.at_s:  # it will not be read
-                late[order[at]] = start_s + alone_s, True
+            if start_s + alone_s > due_s[at]:  # it will not be read
+                late[order[at]] = start_s + alone_s
                 at += 1
                 continue
-            n = self.batch_size(order[at : at + 2 * full], start_s)
-            answered_s = start_s + self.timing.latency.bound_s(n)
-            for roi in order[at : at + n]:
-                own, other = before[roi.is_stat], before[not roi.is_stat]
-                to_come = LEFT[roi.is_stat] * own - other
-                if not roi.is_stat and (own or other):
-                    to_come = max(to_come, full)  # stat may move it into the next batch
-                expected = self._is_expected(not roi.is_stat)
-                at_s = answered_s + (max(0.0, to_come) * each_s if expected else 0.0)
-                if at_s > roi.deadline.at_s:
-                    late[roi] = at_s, answered_s > roi.deadline.at_s
-                before[roi.is_stat] += 1
-            heapq.heapreplace(starts_s, start_s + self.timing.interval.estimate_s(n))
+            size = most if len(order) - at >= 2 * full else efficient
+            batch_s = due_s[at : at + size]
+            soonest_s, n = min(batch_s), len(batch_s)
+            if start_s + self.timing.latency.bound_s(n) > soonest_s:
+                n = self._size(batch_s, start_s)
+            answered_s, wait_s = start_s + latency_s(n), max(0.0, start_s - now_s)
+            to_come_s = wait_s * slower + spread * math.sqrt(wait_s)
+            if answered_s + to_come_s > soonest_s:
+                stats = stats or [0, *itertools.accumulate([roi.is_stat for roi in order])]
+                for i, roi in enumerate(order[at : at + n], at):
+                    at_s = answered_s
+                    if not roi.is_stat:
+                        # once it is aged, three come before it and each routine ROI before it
+                        turns = STATS_PER_ROUTINE * (i - stats[i] + 1) - stats[i]
+                        most_s = max(0.0, turns * each_s) + max(0.0, roi.aged_s - start_s)
+                        at_s += min(to_come_s, most_s)
+                    if at_s > due_s[i]:
+                        late[roi] = at_s
+            heapq.heapreplace(starts_s, start_s + interval.estimate_s(n))
             at += n
         return late
+
+    def _made_late(self, first: WaitingRoi, late: Mapping[WaitingRoi, float]) -> float | None:
+        """Return when the first ROI would be answered that newcomers make late, None for none."""
+        mine = [roi for roi in late if roi.has_place and (roi.is_stat or not first.is_stat)]
+        if mine and self._anyway is None:
+            # a newcomer does not count for those that will be late, but may not delay what only
+            # stat to come could make late
+            self._anyway = {
+                **self._late(()),
+                **dict.fromkeys(self._late((), expected=False), math.inf),
+            }
+        anyway = self._anyway or {}
+        return next((late[roi] for roi in mine if late[roi] > anyway.get(roi, 0.0) + 1e-6), None)
+
+    def _stat_to_come(self) -> tuple[float, float]:
+        """Return the part of the model that stat to come is expected to take, and its ROIs at once.
+
+        The latter is the mean as an ROI sees it: the ratio of the second moment to the first.
+        """
+        now_s, full, came = self._clock(), self.timing.max_batch, self._stats
+        while came and now_s - came[0][0] > RECENT_S:
+            came.popleft()
+        if not came:
+            return 0.0, 0.0
+        counts = [n for _, n in came]
+        per_s = sum(counts) / max(SHORTEST_S, now_s - came[0][0])
+        each_s = self.timing.interval.estimate_s(full) / full / len(self.busy_until_s)
+        part = min(per_s * each_s, STATS_PER_ROUTINE / (1 + STATS_PER_ROUTINE))
+        return part, sum([n * n for n in counts]) / sum(counts)
+
+    def _give_up(self, roi: WaitingRoi, error: OverreadError) -> None:
+        """Take an ROI, or a place that is kept, out of the queue with an error."""
+        roi.fail(error)
+        self.release((roi,))
+
+    def _prune(self) -> None:
+        """Take out what nobody waits for any more, and places whose ROIs did not come."""
+        now_s, queued = self._clock(), itertools.chain.from_iterable(self._queues.values())
+        rois = [entry[3] for entry in queued]
+        self.release([r for r in rois if (r.result.done() if r.result else now_s > r.kept_until_s)])
+
+    def _wait_s(self, rois: int) -> float:
+        """Return in how many seconds a batch may start after so many ROIs."""
+        full, starts_s = self.timing.max_batch, self._starts_s()
+        before_s = rois // full * self.timing.interval.estimate_s(full) / len(starts_s)
+        return max(0.0, starts_s[0] - self._clock()) + before_s
 
     def _starts_s(self) -> list[float]:
         """Return when each instance may start a batch, as a heap.
@@ -363,8 +442,3 @@ class Scheduler:
         """
         now_s, ends_s = self._clock(), self.busy_until_s.values()
         return sorted(now_s if math.isinf(at) else max(at, 2 * now_s - at) for at in ends_s)
-
-    def _aged_s(self, roi: WaitingRoi) -> float:
-        """Return when a routine ROI is aged."""
-        half_s = (roi.deadline.at_s - roi.arrived_s) / 2
-        return roi.arrived_s + min(ROUTINE_MAX_WAIT_S, half_s)

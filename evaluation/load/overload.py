@@ -7,6 +7,7 @@ intended arrival, and an ROI that was not answered in time counts as one that ne
 import asyncio
 import itertools
 import math
+import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from cloud.scheduling.cost import BatchTiming, CostModel
+from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.waiting import WaitingRoi
 from evaluation.load.services import Service
 from evaluation.load.traffic import LATE, Outcome, Outcomes, Traffic, poisson
 from evaluation.run import each
+from protos.deadline import Deadline
+from protos.messages import Priority
 
 SINGLE = "one at a time"
 """The service that others are compared with, where it is one of them."""
@@ -29,7 +35,7 @@ class Plan:
     While the capacity is measured ``at_once`` studies are open.
     """
 
-    loads: Sequence[float] = (0.5, 1.0, 2.0)
+    loads: Sequence[float] = (0.5, 1.0, 2.0, 5.0)
     rounds: int = 5
     span_s: float = 6.0
     at_once: int = 16
@@ -90,7 +96,31 @@ async def _settled(service: Service) -> tuple[float, float]:
 def overload(started: Sequence[Service], plan: Plan) -> dict[str, Any]:
     """Measure capacities, then all loads; return the figures."""
     capacity = asyncio.run(capacities(started, plan))
-    return figures(plan, capacity, asyncio.run(under_load(started, plan, best_of(capacity))))
+    found = figures(plan, capacity, asyncio.run(under_load(started, plan, best_of(capacity))))
+    return found | {"admission_ms": admission_ms()}
+
+
+def admission_ms(waiting: int = 400, instances: int = 4) -> float:
+    """Return the median milliseconds in which an ROI is admitted while so many wait."""
+    now_s, cost = time.monotonic(), CostModel()
+    for n in (1, 8):
+        cost.observe(n, 0.008 + 0.0065 * n)
+    scheduler = Scheduler(Rules(), BatchTiming(cost, cost, 8), lambda: now_s)
+    scheduler.busy_until_s = dict.fromkeys(range(instances), now_s)
+    took_s = list[float]()
+    for i in range(2 * waiting):
+        priority = Priority.ROUTINE if i % 10 else Priority.STAT
+        deadline = Deadline(now_s + 60.0 + i % 7, lambda: now_s)
+        roi = WaitingRoi(
+            deadline=deadline, priority=priority, arrived_s=now_s, site=f"edge-{i % 16}"
+        )
+        began_s = time.perf_counter()
+        scheduler.admit([roi])
+        scheduler.put([roi])
+        took_s.append(time.perf_counter() - began_s)
+        if i >= waiting:
+            scheduler.release([roi])
+    return 1e3 * float(np.median(took_s[waiting:]))
 
 
 def figures(
@@ -160,6 +190,9 @@ def pooled(runs: Sequence[Run], capacity: float, plan: Plan) -> dict[str, Any]:
         "p50_ms": _quantile_ms(rois, 50),
         **{f"stat_p{q}_ms": _quantile_ms(stat, q) for q in (50, 95)},
         "refusal_p50_ms": 1e3 * float(np.median(refused)) if refused else None,
+        "stat_lost_share": sum(bool(one.error) for one in stat) / max(1, len(stat)),
+        "dropped_share": sum(run.outcomes.dropped for run in runs)
+        / max(1, sum(run.outcomes.accepted for run in runs)),
         "fairness": fairness(rois),
         "wasted_share": sum(run.wasted_s for run in runs) / compute_s if compute_s else None,
     }

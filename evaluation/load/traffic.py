@@ -28,7 +28,17 @@ from protos import codec, inference_pb2
 from protos import overread_pb2 as pb
 from protos.errors import DeadlineUnmeetable, from_status, status_of
 from protos.inference_pb2_grpc import GRPCInferenceServiceStub
-from protos.messages import SITE_KEY, Accepted, Header, Load, Priority, Refusal, Roi, Summary
+from protos.messages import (
+    SITE_KEY,
+    Accepted,
+    Header,
+    Load,
+    Priority,
+    Refusal,
+    Roi,
+    Summary,
+    Verdict,
+)
 from protos.overread_pb2_grpc import OverreadStub
 
 
@@ -113,11 +123,16 @@ class Outcome:
 
 @dataclass
 class Outcomes:
-    """The outcomes of all ROIs; filled while studies run, for ``span_s`` in all."""
+    """The outcomes of all ROIs; filled while studies run, for ``span_s`` in all.
+
+    Of the ROIs that a service ``accepted`` by their headers, some were ``dropped`` all the same.
+    """
 
     began_s: float = field(default_factory=time.monotonic)
     rois: list[Outcome] = field(default_factory=list)
     span_s: float = 0.0
+    accepted: int = 0
+    dropped: int = 0
 
     @property
     def in_time(self) -> list[Outcome]:
@@ -214,11 +229,14 @@ class Edges:
             metadata=((SITE_KEY, f"edge-{arrival.edge}"),),
         )
         timing = asyncio.create_task(_time_round_trip(call, load))
+        promised = 0
         reported: Load | None = None
         try:
             async for response in call:
                 message = codec.decode_response(response)
                 if isinstance(message, Accepted):
+                    promised = min(message.rois, arrival.rois)
+                    outcomes.accepted += promised
                     if not accepted.done():
                         accepted.set_result(min(message.rois, arrival.rois))
                         beyond = arrival.rois - accepted.result()  # the edge knows at once
@@ -230,6 +248,7 @@ class Edges:
                     reported = message.load
                     continue
                 open_ -= 1
+                promised -= isinstance(message, Verdict)
                 took_s = time.monotonic() - outcomes.began_s - arrival.at_s
                 late = LATE if took_s > arrival.budget_s else ""
                 ended(message.error if isinstance(message, Refusal) else late)
@@ -240,6 +259,7 @@ class Edges:
             if not accepted.done():
                 accepted.set_result(0)  # the stream has ended: no ROI is sent
             await timing
+        outcomes.dropped += max(0, promised)
         if reported is not None:
             load.queue_s, load.reported_s = reported.queue_s, time.monotonic()
         ended(reason, open_)

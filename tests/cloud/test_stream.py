@@ -200,16 +200,12 @@ def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
     def set_(cloud: RunningCloud, answer: Any) -> list[int]:
         counts: list[int] = []
 
-        def check(*_: Any, rois: int = 1) -> int:
-            counts.append(rois)
+        def admit(newcomers: Any) -> int:
+            counts.append(len(newcomers))
             if isinstance(answer, Exception):
                 raise answer
             return int(answer)
 
-        def admit(_: Any) -> None:
-            check()
-
-        monkeypatch.setattr(cloud.server.batcher, "check", check)
         monkeypatch.setattr(cloud.server.batcher.queue, "admit", admit)
         return counts
 
@@ -266,6 +262,8 @@ def test_a_rejected_roi_costs_neither_checksum_nor_padding(
         call = stub.Read(iter(outbox.get, None), timeout=20)
         outbox.put(header)
         accepted_of(call)
+        queue = cloud.server.batcher.queue
+        queue.release([entry[3] for entry in queue._queues[False]])  # as if they had lapsed
         admission(cloud, DeadlineUnmeetable("no time", 2.5))
         for request in (*rois, None):
             outbox.put(request)

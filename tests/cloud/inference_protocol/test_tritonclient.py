@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cloud.inference_protocol.inference import Statistics
-from cloud.scheduling.scheduler import RoiResult
+from cloud.scheduling.waiting import RoiResult
 from cloud.server import CloudServer
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import TEXTURES, Readings, SecondReader, open_second_reader

@@ -14,7 +14,8 @@ import numpy as np
 from cloud.instances import BatchAbandoned, BatchResult, stages_of
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.cost import BatchTiming, CostModel
-from cloud.scheduling.scheduler import Rules, Scheduler, WaitingRoi
+from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.waiting import WaitingRoi
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from protos.deadline import Deadline
@@ -41,7 +42,7 @@ def scheduler_of(*rois: WaitingRoi, cost: BatchTiming | None = None, **rules: An
     """A scheduler at which ``rois`` wait, in order of arrival, at 50 s."""
     scheduler = Scheduler(Rules(**rules), cost or timing(), lambda: NOW_S)
     for one in rois:
-        scheduler.put(one)
+        scheduler.put([one])
     return scheduler
 
 
@@ -123,7 +124,7 @@ class Day:
         newcomer = due(0.0, priority, deadline=deadline, site=site, arrived_s=self.now_s)
         with contextlib.suppress(DeadlineUnmeetable, Overloaded):
             self.scheduler.admit([newcomer])
-            self.scheduler.put(newcomer)
+            self.scheduler.put([newcomer])
             self.admitted.append(newcomer)
             return True
         return False

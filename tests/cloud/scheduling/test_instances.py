@@ -15,6 +15,7 @@ from tests.cloud.scheduling.builders import (
     HandStage,
     TwoSteps,
     random_day,
+    roi,
     settle,
     submit,
     with_batcher,
@@ -53,7 +54,9 @@ async def test_admission_counts_on_all_instances(
     """In batches of two, 4 s each, one instance reads four ROIs in 9 s, and two read eight."""
     batcher._last_batch_s = 0.0  # otherwise the first would be read as a probe
     deadline = Deadline.after(9, batcher.clock)
-    assert batcher.check(deadline, ROUTINE, rois=20) == 8
+    kept = batcher.reserve(deadline, ROUTINE, rois=20)
+    assert len(kept) == 8
+    batcher.queue.release(kept)
     for value in range(8):
         submit(batcher, value, 9.0)
     with pytest.raises(DeadlineUnmeetable):
@@ -190,23 +193,53 @@ def test_a_fault_in_the_loop_of_one_instance_ends_the_service() -> None:
 
 
 def test_three_instances_admit_three_times_as_much_and_keep_it() -> None:
-    """At several times the capacity: nothing is read late, and fewer than 1 in 200 are dropped."""
+    """At several times the capacity: nothing is read late, and nothing is dropped but for stat."""
     read = {}
     for instances in (1, 3):
-        days = [random_day(instances, seed, 0.2) for seed in range(10)]
+        days = [random_day(instances, seed, 0.0) for seed in range(10)]
         read[instances] = sum(day.read for day in days)
-        admitted = sum(len(day.admitted) for day in days)
         assert not any(day.late for day in days)
-        assert read[instances] >= 0.995 * admitted
+        assert read[instances] == sum(len(day.admitted) for day in days)
     assert read[3] >= 2.7 * read[1]
 
 
-@pytest.mark.parametrize("stat_share", [0.1, 0.5, 0.9])
-def test_no_site_and_no_priority_throws_out_what_was_admitted(stat_share: float) -> None:
-    """At several times the capacity; both priorities are read."""
-    days = [random_day(1, seed, stat_share) for seed in range(10)]
+@pytest.mark.parametrize("stat_share", [0.1, 0.5])
+def test_stat_is_read_and_few_routine_rois_give_way(stat_share: float) -> None:
+    """At several times the capacity; both priorities are read, and what gives way says so."""
+    days = [random_day(3, seed, stat_share) for seed in range(10)]
     admitted = [one for day in days for one in day.admitted]
     assert not any(day.late for day in days)
-    assert sum(day.read for day in days) >= 0.995 * len(admitted)
-    stats = sum(one.is_stat for one in admitted)
-    assert 0.05 < stats / len(admitted) < 0.9
+    errors = [one.result.exception() for one in admitted if one.result and one.result.done()]
+    dropped = [error for error in errors if error is not None]
+    assert 0 < len(dropped) <= 0.03 * len(admitted)
+    assert all(isinstance(error, DeadlineUnmeetable) for error in dropped)
+    stats = [one for one in admitted if one.is_stat]
+    lost = sum(one.result is not None and one.result.done() for one in stats)
+    assert lost <= 0.003 * len(stats)
+    assert 0.1 < len(stats) / len(admitted) < 0.9
+
+
+@with_batcher()
+async def test_a_place_is_kept_until_its_roi_comes_or_it_lapses(
+    batcher: Batcher, stage: HandStage, *_: HandStage
+) -> None:
+    """In batches of two, 4 s each, four fit into 9 s; a place lapses after a quarter of that."""
+    batcher._last_batch_s = 0.0
+    deadline = Deadline.after(9, batcher.clock)
+    kept = batcher.reserve(deadline, ROUTINE, rois=20)
+    assert len(kept) == 4
+    assert len(batcher.queue) == 0
+    with pytest.raises(DeadlineUnmeetable):
+        batcher.submit(roi(1), deadline, ROUTINE)
+    with pytest.raises(ZeroDivisionError):  # wrong voxels do not use it up: they may come again
+        batcher.submit(lambda: 1 // 0, deadline, ROUTINE, kept=kept)  # type: ignore[arg-type, return-value]
+    first = batcher.submit(roi(1), deadline, ROUTINE, kept=kept)
+    batcher.queue.release([kept.pop()])
+    other = batcher.submit(roi(2), deadline, ROUTINE)
+    with pytest.raises(DeadlineUnmeetable):
+        batcher.submit(roi(3), deadline, ROUTINE)
+    stage.now_s += 2.3
+    last = batcher.submit(roi(4), Deadline.after(20, batcher.clock), ROUTINE)
+    assert not any(place.has_place for place in kept)
+    stage.allow(3)
+    assert [(await one).reading.diameter_mm for one in (first, other, last)] == [1, 2, 4]

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from cloud.scheduling.scheduler import ACTIVE_S, TURN, Rules, Scheduler, WaitingRoi
+from cloud.scheduling.scheduler import ACTIVE_S, TURN, Rules, Scheduler
+from cloud.scheduling.waiting import WaitingRoi
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded
 from protos.messages import Priority
@@ -15,7 +16,7 @@ from tests.cloud.scheduling.builders import NOW_S, ROUTINE, STAT, Day, due, sche
 
 def order(scheduler: Scheduler, each_s: float = 0.0) -> list[WaitingRoi]:
     """All that wait, in reading order from 50 s."""
-    return list(scheduler.order(scheduler.waiting, NOW_S, each_s))
+    return scheduler.order(scheduler._queues, NOW_S, each_s)
 
 
 def sites(text: str, at_s: float = 90.0) -> list[WaitingRoi]:
@@ -61,7 +62,7 @@ def test_no_site_is_more_than_four_turns_ahead_of_another_that_waits() -> None:
         for _ in range(60):
             for _ in range(rng.integers(8)):
                 site = str(rng.choice(list("abcdef"), p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1]))
-                scheduler.put(due(NOW_S + rng.uniform(60, 90), site=site))
+                scheduler.put([due(NOW_S + rng.uniform(60, 90), site=site)])
             waits = {one.site for one in scheduler.waiting}
             ahead = Counter({pair: n for pair, n in ahead.items() if waits >= set(pair)})
             for one in scheduler.take():
@@ -90,7 +91,7 @@ def test_idle_time_earns_no_credit() -> None:
         scheduler.take()
     late = sites("c" * 40)
     for one in late:
-        scheduler.put(one)
+        scheduler.put([one])
     read = order(scheduler)
     assert max(read.index(one) for one in read if one.site == "b") <= 12 + 2 * TURN
 
@@ -132,15 +133,15 @@ def test_routine_is_admitted_under_endless_stat() -> None:
     scheduler = scheduler_of(*stats)
     newcomer = due(70.0, site="b")
     scheduler.admit([newcomer])
-    scheduler.put(newcomer)
+    scheduler.put([newcomer])
     scheduler.admit([due(300.0, STAT, site="a")])
 
 
-@pytest.mark.parametrize(("stat_first", "stats", "routines"), [(True, 36, 12), (False, 30, 30)])
-def test_each_priority_finds_the_places_that_the_other_leaves_it(
+@pytest.mark.parametrize(("stat_first", "stats", "routines"), [(True, 36, 12), (False, 36, 30)])
+def test_each_priority_is_admitted_beside_the_other(
     stat_first: bool, stats: int, routines: int
 ) -> None:
-    """Sites that fill their time are followed by others: nothing that was admitted is given up."""
+    """Routine has one of four places beside stat; stat has all but these, and routine gives way."""
     day, order = Day(), (STAT, ROUTINE) if stat_first else (ROUTINE, STAT)
     assert not day.arrive(order[1], 1.0, "a")  # so that it is known
     for sites_of, priority in zip(("bcdef", "ghijk"), order, strict=True):
@@ -150,7 +151,67 @@ def test_each_priority_finds_the_places_that_the_other_leaves_it(
     assert admitted >= stats
     assert len(day.admitted) - admitted >= routines
     day.run_until(math.inf)
-    assert (day.read, day.late) == (len(day.admitted), 0)
+    assert day.late == 0
+    assert all(one.result is None or not one.result.done() for one in day.admitted if one.is_stat)
+
+
+def test_stat_is_admitted_however_much_routine_waits_and_that_learns_it_at_once() -> None:
+    """Five routine ROIs are due at the end of their two batches; the last gives way, not the rest.
+
+    A place that is kept for stat makes none give way: that must have come.
+    """
+    rois = [due(59.0, site="a") for _ in range(5)]
+    scheduler = scheduler_of(*rois)
+    stat = due(58.0, STAT, site="b")
+    here, stat.result = stat.result, None
+    assert scheduler.admit([stat]) == 1
+    scheduler.put([stat])
+    assert scheduler.take() == rois[:4]
+    assert rois[4].waits
+    scheduler = scheduler_of(*rois)
+    stat.has_place, stat.result = False, here
+    scheduler.admit([stat])
+    scheduler.put([stat])
+    assert scheduler.take() == [stat, *rois[:3]]
+    gone = [one for one in rois if not one.waits]
+    assert gone
+    for one in gone:
+        assert one.result is not None
+        with pytest.raises(DeadlineUnmeetable, match="stat came first; an answer would take"):
+            one.result.result()
+
+
+def test_routine_is_refused_for_stat_that_is_expected_at_its_rate() -> None:
+    """Half a minute after the last stat none is expected any more."""
+    now_s = NOW_S
+    scheduler = Scheduler(Rules(), timing(), lambda: now_s)
+
+    def admitted() -> int:
+        rois = [
+            due(0.0, site="a", deadline=Deadline(now_s + 60.0, lambda: now_s), arrived_s=now_s)
+            for _ in range(60)
+        ]
+        return scheduler.admit(rois)
+
+    alone = admitted()
+    for _ in range(10):
+        now_s += 2.0
+        scheduler.put([due(now_s + 9.0, STAT)])
+        scheduler.take()
+    beside = admitted()
+    now_s += 31.0
+    assert 4 <= beside < 0.7 * alone
+    assert admitted() == alone
+
+
+def test_a_site_whose_announced_rois_did_not_come_is_not_behind_the_others() -> None:
+    scheduler = scheduler_of(*sites("b" * 30))
+    announced = sites("a" * 30)
+    scheduler.put(announced)
+    scheduler.release(announced)
+    late = sites("a")
+    scheduler.put(late)
+    assert order(scheduler).index(late[0]) <= TURN
 
 
 # shares
@@ -159,7 +220,7 @@ def test_each_priority_finds_the_places_that_the_other_leaves_it(
 def test_a_site_alone_may_fill_the_queue() -> None:
     scheduler = scheduler_of(*sites("aaa"), max_queued=4)
     scheduler.admit(sites("a"))
-    scheduler.put(*sites("a"))
+    scheduler.put(sites("a"))
     with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
         scheduler.admit(sites("a"))
 
@@ -184,7 +245,7 @@ def test_a_site_alone_leaves_room_for_a_turn_of_another_that_is_known(
             roi = due(now_s + 100.0, site="flood", arrived_s=now_s)
             roi.deadline = Deadline(now_s + 100.0, lambda: now_s)
             scheduler.admit([roi])
-            scheduler.put(roi)
+            scheduler.put([roi])
 
     with pytest.raises(refused):
         flood()
@@ -206,7 +267,8 @@ def test_beside_others_a_site_has_its_share() -> None:
 
 def test_a_site_alone_beyond_its_share_is_no_lack_of_capacity_but_several_are() -> None:
     """The autoscaler counts ``Overloaded``, and not ``OverShare``."""
-    scheduler, outcomes = scheduler_of(*sites("a" * 20 + "b" * 20, 900.0), max_queued=40), []
+    scheduler, outcomes = scheduler_of(*sites("a" * 21 + "b" * 21, 900.0), max_queued=43), []
+    scheduler.admit(sites("c", 900.0))
     for site in "aaba":
         with pytest.raises(Overloaded, match="its share") as caught:
             scheduler.admit(sites(site * 9, 900.0))
@@ -217,9 +279,8 @@ def test_a_site_alone_beyond_its_share_is_no_lack_of_capacity_but_several_are() 
 def test_a_site_may_always_have_one_turn() -> None:
     """Otherwise a study would be cut where many sites are active, and few ROIs wait."""
     scheduler = scheduler_of(*sites("abcdefgh"), max_queued=16)
-    scheduler.admit(sites("aaaaaaa", 900.0))
-    with pytest.raises(Overloaded, match="its share"):
-        scheduler.admit(sites("aaaaaaaa", 900.0))
+    assert scheduler.admit(sites("aaaaaaa", 900.0)) == 7
+    assert scheduler.admit(sites("aaaaaaaa", 900.0)) == 7
 
 
 def test_a_site_that_was_refused_is_active() -> None:
@@ -246,14 +307,22 @@ def test_weights_count_in_shares() -> None:
 def test_of_a_full_queue_each_priority_leaves_the_other_a_quarter(
     own: Priority, other: Priority
 ) -> None:
-    """Nothing is given up for stat, whatever the site."""
-    scheduler = scheduler_of(*(due(900.0, own, site=site) for site in "aab"), max_queued=4)
+    """Beyond that, the routine ROI that would be read last gives way to stat."""
+    rois = [due(900.0, own, site=site) for site in "aab"]
+    scheduler = scheduler_of(*rois, max_queued=4)
     scheduler.admit([due(900.0, other, site="c")])
     with pytest.raises(Overloaded, match="3 ROIs wait, the limit is 4"):
         scheduler.admit([due(900.0, own, site="c")])
-    scheduler.put(due(900.0, other, site="c"))
-    with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
-        scheduler.admit([due(900.0, other, site="c")])
+    scheduler.put([due(900.0, other, site="c")])
+    if other is ROUTINE:
+        with pytest.raises(Overloaded, match="4 ROIs wait, the limit is 4"):
+            scheduler.admit([due(900.0, other, site="c")])
+        return
+    stat = [due(900.0, other, site="c")]
+    scheduler.admit(stat)
+    scheduler.put(stat)
+    assert [one.waits for one in rois] == [True, True, False]
+    assert isinstance(rois[2].result and rois[2].result.exception(), Overloaded)
 
 
 def test_an_roi_whose_deadline_has_passed_is_refused_whatever_waits() -> None:
@@ -269,7 +338,7 @@ def test_a_short_budget_passes_the_long_ones_of_its_site() -> None:
     scheduler = scheduler_of(*long_ones, *sites("b" * 16, 199.0))
     urgent = due(59.0, site="a")
     scheduler.admit([urgent])
-    scheduler.put(urgent)
+    scheduler.put([urgent])
     assert scheduler.take()[0] is urgent
     served = ""
     while batch := scheduler.take():

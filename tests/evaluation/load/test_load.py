@@ -205,8 +205,8 @@ def test_an_order_for_comparison(kind: type[FirstCome], expected: list[int], fir
     rois = [due(90.0), due(55.5), due(70.0, STAT), due(99.0, site="a"), due(80.0, site="a")]
     for roi in rois:
         scheduler.admit([roi])
-        scheduler.put(roi)
+        scheduler.put([roi])
     with pytest.raises(Overloaded):
         scheduler.admit([due(99.0)])
-    assert [rois.index(one) for one in scheduler.order(rois, NOW_S)] == expected
+    assert [rois.index(one) for one in scheduler.order(scheduler._queues, NOW_S)] == expected
     assert len(scheduler.take()) == first
