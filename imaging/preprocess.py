@@ -13,7 +13,7 @@ import numpy.typing as npt
 from imaging.acquisition import Acquisition, acquisition_of
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
-from imaging.lung_tissue import at_lung, opaque_share, smaller_share
+from imaging.lung_tissue import LungPart, at_lung, opaque_share, parts_of
 from imaging.lungs import Lungs, find_lungs
 from imaging.plausibility import implausible
 from imaging.sides import between, zones
@@ -41,7 +41,7 @@ class ChestMeasures:
     Attributes:
         coverage: how much of the lungs the volume shows; None if it was not measured.
         opaque_share: the part of the lungs that is not aerated; None if it was not measured.
-        smaller_share: the air of one lung as a part of the other's; None if it was not measured.
+        parts: the air of both sides of the chest; empty if it was not measured.
         implausible: what no adult's whole chest shows, each with its subject.
         acquisition: what the voxels tell of scanner and protocol; None if it was not measured.
         between: see `imaging.sides.between`; ``zones``: see `imaging.sides.zones`.
@@ -49,7 +49,7 @@ class ChestMeasures:
 
     coverage: Coverage | None = None
     opaque_share: float | None = None
-    smaller_share: float | None = None
+    parts: tuple[LungPart, ...] = ()
     implausible: tuple[tuple[str, str], ...] = ()
     acquisition: Acquisition | None = None
     between: tuple[tuple[float, float], ...] = ()
@@ -143,7 +143,7 @@ def _measured(hu: HuArray, spacing_mm: Triple, lungs: Lungs) -> ChestMeasures:
     return ChestMeasures(
         coverage_of(lungs, spacing_mm[0]),
         opaque_share(lungs),
-        smaller_share(lungs),
+        parts_of(lungs),
         implausible(lungs, spacing_mm),
         acquisition_of(hu, spacing_mm, lungs),
         between(lungs),
