@@ -6,8 +6,6 @@ large it is; gas in bowel and stomach is emptier than lung (`at_lung`).
 Not aerated are ground glass and consolidation in compact patches. Vessels, walls of airways and
 nodules are too thin to count. Consolidation counts where lung lies above and below it. One that
 reaches the diaphragm or fills a whole lobe shows in the air that one side has less than the other.
-
-No lung is gas that is emptier or more even than lung tissue, and air in which no vessel shows.
 """
 
 from collections.abc import Callable
@@ -35,27 +33,25 @@ _CLOSER_MM = 4.0
 nodules, emphysema included, tissue is nearer than gas by 14 mm and more."""
 _HAZY_HU = -700
 """Above it a cell well inside the lungs holds ground glass, or air and tissue in one cell."""
-_DENSE_HU = -320
+_DENSE_HU, _FAT_HU = -320, -200
 _PATCH_MM = 10.0
 """Radius of a ball that fits into a consolidation, not between the vessels of a hilum."""
 _TRACHEA_CELLS = 38
 """Slices with less air hold no lung, only trachea: 600 mm2."""
 _EVEN_GAS_HU, _EVEN_HU = -950, 40
-"""Gas in a trachea reads -935 to -1016; that of a pneumothorax may, too. Lung is less even: up to
-19 ml a side are as empty as this and within 40 HU in a block of 8 mm."""
+"""Gas may read -935 to -1016, as in tracheas. So even are at most 19 ml of lung a side."""
 _SMOOTH_BLOCKS, _VESSEL_HU = 5, 60
-"""Means of blocks differ by more within each 40 mm of lung, but for 4 ml a side in all 20 scans.
-Noise of 30 HU in cells of 4 mm, three times that of any scan, makes no such difference."""
-_BLOCK_ML = (2 * CELL_MM) ** 3 / 1000
-SIDES = ("right", "left")
-"""Of the patient."""
+"""Means of blocks differ by more within each 40 mm of lung, but for 4 ml a side in all 18 scans.
+Without vessels they differ by less, also with noise of 30 HU in cells of 4 mm."""
+_ASIDE_MM = 20.0
+"""Of the spine from the middle, at most 18 mm. In half a chest, other bone is taken for it."""
 
 
 @dataclass(frozen=True)
 class LungPart:
     """The air in one side of the chest (``name`` is whole), or in a third or half of that side.
 
-    ``empty_ml`` of ``air_ml`` are gas, or show no vessels.
+    ``side`` is one where the spine is in doubt. ``empty_ml`` are gas, or show no vessels.
     """
 
     side: str
@@ -115,30 +111,28 @@ def opaque_share(lungs: Lungs) -> float:
 
 def parts_of(lungs: Lungs) -> tuple[LungPart, ...]:
     """Measure both sides of the chest, which the spine parts: thirds by height, halves by depth."""
-    air = _in_pairs(lungs.air, np.add) / 8 * _BLOCK_ML
+    air = _in_pairs(lungs.air, np.add) * (CELL_MM**3 / 1000)
     empty = air * _empty(lungs)
     slices = (np.arange(len(air)) + 0.5) * 2 * lungs.shape[0] / len(lungs.air) - 0.5
     third = np.searchsorted(zones(lungs) or (0.0, 0.0), slices)
     rows = np.flatnonzero(air.any(axis=(0, 2)))
     spine, middle = spine_of(lungs.air, lungs.hu) // 2, int(rows[0] + rows[-1] + 1) // 2
-    parts: dict[str, tuple[Any, ...]] = {
-        "whole": (),
-        **{f"{name} third": (third == n,) for n, name in enumerate(("lower", "middle", "upper"))},
-        "front half": (slice(None), slice(middle)),
-        "back half": (slice(None), slice(middle, None)),
-    }
+    tissue = np.cumsum((lungs.hu > _FAT_HU).sum(axis=(0, 1)))  # from the right
+    aside = 2 * spine - np.searchsorted(tissue, tissue[-1] * np.array([0.05, 0.95])).mean()
+    sides = ("right", "left") if abs(aside) * CELL_MM <= _ASIDE_MM else ("one", "one")
+    thirds = {f"{name} third": third == n for n, name in enumerate(("lower", "middle", "upper"))}
+    halves = {"front half": np.s_[:, :middle], "back half": np.s_[:, middle:]}
     return tuple(
-        LungPart(side, name, float(air[..., x][part].sum()), float(empty[..., x][part].sum()))
-        for side, x in zip(SIDES, (slice(spine), slice(spine, None)), strict=True)
-        for name, part in parts.items()
+        LungPart(side, name, float(air[x][part].sum()), float(empty[x][part].sum()))
+        for side, x in zip(sides, (np.s_[..., :spine], np.s_[..., spine:]), strict=True)
+        for name, part in {"whole": np.s_[:], **thirds, **halves}.items()
     )
 
 
 def _empty(lungs: Lungs) -> npt.NDArray[np.bool_]:
     """Mark the blocks of 2 x 2 x 2 cells that are gas, or have no vessel within 20 mm."""
-    hu = np.minimum(lungs.hu, 1000)  # eight cells of metal would exceed int16
-    mean: HuArray = _in_pairs(hu, np.add) >> 3
-    spread = _in_pairs(hu, np.maximum) - _in_pairs(hu, np.minimum)
+    mean: HuArray = _in_pairs(np.minimum(lungs.hu, 1000), np.add) >> 3  # metal x 8 > int16
+    spread = _in_pairs(lungs.hu, np.maximum) - _in_pairs(lungs.hu, np.minimum)
     air = _in_pairs(lungs.air, np.minimum)
     gas = (mean < _GAS_HU) | ((mean < _EVEN_GAS_HU) & (spread < _EVEN_HU))
     inner = erode(air, 1) > 0  # walls are no vessels

@@ -192,7 +192,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "tissue in both middle thirds": (
         filled(20, zones="middle"),
-        ("section of the middle third", "or more"),
+        ("section of the middle third", "expected 50 to 900"),
     ),
 }
 
