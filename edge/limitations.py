@@ -60,12 +60,14 @@ def limitations_of(
     """
     shown = box.measures
     cut = (shown.coverage and [*_of_coverage(shown.coverage)]) or [*_of_lost_air(shown.parts)]
+    whole = sorted(part.air_ml for part in shown.parts if part.name == "whole")
+    one_lung = bool(whole) and whole[0] < MIN_SHARE["whole"] * whole[1]
     slice_mm = study.volume.geometry.spacing_mm[0]
     scan = _of_acquisition(study.header, slice_mm, terms) if terms else ()
     return (
         *study.limitations,
         *_each(LimitationKind.COVERAGE, (*cut, *_of_empty_air(shown.parts))),
-        *_of_plausibility(shown, has_cut=bool(cut)),
+        *_of_plausibility(shown, has_cut=one_lung or bool(shown.coverage and shown.coverage.cuts)),
         *_each(LimitationKind.DIFFUSE, _of_pattern(shown, findings)),
         *_each(LimitationKind.PATIENT, _of_patient(study.header, terms)),
         *_each(LimitationKind.ACQUISITION, scan),

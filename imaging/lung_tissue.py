@@ -49,15 +49,12 @@ _ASIDE_MM = 20.0
 
 @dataclass(frozen=True)
 class LungPart:
-    """The air in one side of the chest (``name`` is whole), or in a third or half of that side.
+    """The air in one side of the chest (``name`` is whole), or in a third or half of that side."""
 
-    ``side`` is one where the spine is in doubt. ``empty_ml`` are gas, or show no vessels.
-    """
-
-    side: str
+    side: str  # right or left, of the patient; one where the spine is in doubt
     name: str
     air_ml: float
-    empty_ml: float
+    empty_ml: float  # of it, gas, or without vessels
 
 
 def at_lung(
