@@ -27,6 +27,7 @@ EXPECTED: dict[str, tuple[str, float, float, str]] = {
     "volume": (SIZE, 1.5, 11, "l"),  # 3.5 to 6.0
     # the larger of both ends, 25 to 54: lungs taper
     "section 12 mm from an end": (SIZE, 0, 90, "cm²"),
+    "section of the middle third": (SIZE, 50, 900, "cm²"),  # the smallest, 156 to 294
     # in the upper 200 mm, 38 to 63
     "aerated part of the rib cage": (SIZE, 25, 100, "%"),
     # its lower quartile, 4 to 16; fluid that fills half of both lungs makes it 32
@@ -68,7 +69,8 @@ def _measured(lungs: Lungs, spacing_mm: Triple) -> dict[str, float]:
     height, depth, width = (
         (side.stop - side.start) * float(mm) for side, mm in zip(box, cell_mm, strict=True)
     )
-    end = max(sections[0][box[0]][[2, -3]]) if height > 6 * cell_mm[0] else 0
+    slices, cell_cm2 = sections[0][box[0]], float(cell_mm[1] * cell_mm[2]) / 100
+    end = max(slices[[2, -3]]) if height > 6 * cell_mm[0] else 0
     # with the chest wall, and without arms
     walls = np.rint(_WALL_MM / cell_mm).astype(int)
     y, x = (slice(max(0, s.start - w), s.stop + w) for s, w in zip(box[1:], walls[1:], strict=True))
@@ -80,7 +82,8 @@ def _measured(lungs: Lungs, spacing_mm: Triple) -> dict[str, float]:
         "width / depth": width / depth,
         "height / width": height / width,
         "volume": np.count_nonzero(lungs.air) * float(cell_mm.prod()) / 1e6,
-        "section 12 mm from an end": float(end * cell_mm[1] * cell_mm[2]) / 100,
+        "section 12 mm from an end": end * cell_cm2,
+        "section of the middle third": np.array_split(slices, 3)[1].min(initial=9999) * cell_cm2,
         **_of_ribs(bones, lung[box[0], y, x], cell_mm),
         **_of_hu(lungs, lung, box[0]),
     }

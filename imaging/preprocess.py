@@ -14,7 +14,7 @@ from imaging.acquisition import Acquisition, acquisition_of
 from imaging.appearance import oddities
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
-from imaging.lung_tissue import at_lung, opaque_share, smaller_share
+from imaging.lung_tissue import LungPart, at_lung, opaque_share, parts_of
 from imaging.lungs import Lungs, find_lungs
 from imaging.plausibility import implausible
 from imaging.sides import between, zones
@@ -43,7 +43,7 @@ class ChestMeasures:
     Attributes:
         coverage: how much of the lungs the volume shows; None if it was not measured.
         opaque_share: the part of the lungs that is not aerated; None if it was not measured.
-        smaller_share: the air of one lung as a part of the other's; None if it was not measured.
+        parts: the air of both sides of the chest; empty if it was not measured.
         implausible: what no adult's whole chest shows, each with its subject.
         odd: what of the images is not as a scanner makes a chest.
         acquisition: what the voxels tell of scanner and protocol; None if it was not measured.
@@ -52,7 +52,7 @@ class ChestMeasures:
 
     coverage: Coverage | None = None
     opaque_share: float | None = None
-    smaller_share: float | None = None
+    parts: tuple[LungPart, ...] = ()
     implausible: tuple[tuple[str, str], ...] = ()
     odd: tuple[Limitation, ...] = ()
     acquisition: Acquisition | None = None
@@ -149,7 +149,7 @@ def _measured(
     return ChestMeasures(
         coverage_of(lungs, spacing_mm[0]),
         opaque_share(lungs),
-        smaller_share(lungs),
+        parts_of(lungs),
         implausible(lungs, spacing_mm),
         oddities(hu, spacing_mm, lungs, known or measures_of(hu, spacing_mm[1:])),
         acquisition_of(hu, spacing_mm, lungs),

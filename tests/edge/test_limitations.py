@@ -69,7 +69,7 @@ def test_coverage_is_not_complete_where_one_lung_is_outside_the_field_of_view(
     half = study_of(chest, chest.hu[:, :, chest.shape[2] // 2 :])
     (one,) = report_of(pipeline_for(half), tmp_path).limitations
     assert one.kind is LimitationKind.COVERAGE
-    assert one.text.startswith("One lung holds only ")
+    assert one.text.startswith("The one side of the chest holds only a part of the air of the oth")
     written = json.loads((tmp_path / "report.json").read_text())
     assert (written["coverage"]["complete"], written["coverage"]["cut"]) == (False, [])
 
