@@ -57,7 +57,9 @@ def test_rounds_are_pooled_and_compared_with_the_best_capacity() -> None:
     assert (second["offered"], second["p50_ms"], second["goodput_of_capacity"]) == (0, None, 0)
     json.dumps(result, allow_nan=False)
     bars = list(load.bars({**result, "where": "here"}))
-    assert [bar.met for bar in bars] == [False, False]
+    dropped = "load 2, here: accepted and dropped"
+    assert len(bars) == 6
+    assert [bar.what for bar in bars if bar.met] == [dropped]
 
 
 def test_latency_is_compared_with_one_at_a_time_round_by_round() -> None:
