@@ -253,7 +253,7 @@ def test_a_fault_of_the_program_is_one_of_the_service(monkeypatch: pytest.Monkey
     """Its details are in the log alone, and it is counted by its class, as in a study."""
     body, headers = plain()
     with http_cloud() as (cloud, client):
-        monkeypatch.setattr(cloud.server.batcher, "check", lambda *_, **_more: 1 / 0)
+        monkeypatch.setattr(cloud.server.batcher, "reserve", lambda *_, **_more: 1 / 0)
         answer = client.post(PATH, content=body, headers=headers)
         words = "an internal error; the log of the service has it"
         assert (answer.status_code, answer.json()) == (500, {"error": words})
