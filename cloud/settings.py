@@ -1,8 +1,7 @@
 """The settings of a cloud process: one object, built in `__main__` and passed by argument."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -11,20 +10,6 @@ from cloud.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import ServerTlsFiles, is_address, is_loopback
 from process.tracing import problem_of
-
-_RENAMED = {
-    **{f"tls_{name}": f"tls.{name}" for name in ("ca", "cert", "key")},
-    **dict.fromkeys(("trace_endpoint", "trace_file"), "traces"),
-    "http_port": "http_address",
-    "metrics_port": "metrics_address",
-    "trust_site_metadata": "trusted_proxies",
-    **dict.fromkeys(
-        ("cache_size", "cache_ttl_s", "idle_timeout_s", "max_batch_delay_s", "max_budget_s",
-         "max_queued_rois", "max_rois", "max_transfers", "return_margin_s", "routine_max_wait_s",
-         "scheduling", "site_share", "trace_ca", "transfer_timeout_s"),
-        "",
-    ),
-}  # fmt: skip
 
 
 class CloudSettings(ProcessSettings):
@@ -76,8 +61,6 @@ class CloudSettings(ProcessSettings):
     """
 
     model_config = SettingsConfigDict(env_prefix="OVERREAD_CLOUD_")
-
-    renamed: ClassVar[Mapping[str, str]] = _RENAMED
 
     address: str = "127.0.0.1:50051"
     inference_address: str = ""

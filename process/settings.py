@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -42,8 +42,6 @@ class ProcessSettings(BaseSettings):
         protected_namespaces=(),
         env_nested_delimiter="__",
     )
-    renamed: ClassVar[Mapping[str, str]] = {}
-    """Names that settings once had, with those of today; empty for one that is gone."""
     _file: Path | None = PrivateAttr(None)
 
     @property
@@ -203,16 +201,13 @@ def _require_json(variable: str, field: FieldInfo) -> None:
 def _unknown(
     shown: str, name: str, kind: type[ProcessSettings], *, as_variable: bool = False
 ) -> str:
-    """Say that a setting does not exist, and where it went, or which one may be meant."""
+    """Say that a setting does not exist, and which one may be meant."""
 
     def written(name: str) -> str:
         prefix = kind.model_config.get("env_prefix", "")
         return prefix + name.replace(".", "__").upper() if as_variable else name
 
     shown, fields = printable_line(shown), settings_of(kind)
-    if name in kind.renamed:
-        now = kind.renamed[name]
-        return f"{shown} is now {written(now)}" if now else f"{shown} is no setting any more"
     if any(one.startswith(f"{name}.") for one in fields):
         return f"{shown}: expected a table, [{name}]"
     return f"{shown}: there is no such setting; {_hint(name, fields, written)}"

@@ -7,10 +7,9 @@ have modules beside this one.
 """
 
 import os
-from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -25,58 +24,6 @@ from protos.messages import MAX_SITE_CHARACTERS
 
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 CLOUD_OFF = "off"
-RENAMED = {
-    "cloud": "cloud.address",
-    "cloud_hedge": "cloud.fallback",
-    "cloud_model": "cloud.model",
-    "health_check_s": "cloud.health_check_s",
-    "max_rois": "cloud.max_rois",
-    "characterize": "cloud.characterize",
-    "audit_rate": "cloud.audit_rate",
-    "insecure": "cloud.insecure",
-    "dicom_port": "receive.dicom.address",
-    "dicom_address": "receive.dicom.address",
-    "dicom_ae_title": "receive.dicom.ae_title",
-    "dicom_peers": "receive.dicom.peers",
-    "dicom_complete_on_release": "receive.complete_at_end",
-    "dicom_timeout_s": "receive.timeout_s",
-    "dicom_acse_timeout_s": "receive.timeout_s",
-    "stow_port": "receive.stow.address",
-    "stow_address": "receive.stow.address",
-    "stow_token_file": "receive.stow.token_file",
-    "stow_timeout_s": "receive.timeout_s",
-    "stow_complete_on_request": "receive.complete_at_end",
-    "receive_max_instance_mb": "receive.max_instance_mb",
-    "receive_min_free_mb": "receive.min_free_mb",
-    "status_port": "page.address",
-    "status_address": "page.address",
-    "status_password_file": "page.password_file",
-    "model_folder": "models.folder",
-    "model_keys": "models.keys",
-    "fetch_models": "models.fetch",
-    "keep_done_days": "retention.studies_days",
-    "keep_done_gb": "retention.studies_gb",
-    "keep_reports_days": "retention.reports_days",
-    "keep_reports_gb": "retention.reports_gb",
-    "pending_max_days": "pending.max_days",
-    "pending_max_mb": "pending.max_mb",
-    "metrics_port": "metrics_address",
-    "trace_endpoint": "traces",
-    "trace_file": "traces",
-    **{
-        f"{old}tls_{file}": f"{table}.tls.{file}"
-        for old, table in (("", "cloud"), ("dicom_", "receive.dicom"), ("stow_", "receive.stow"),
-                           ("status_", "page"))
-        for file in ("ca", "cert", "key")
-    },
-    **dict.fromkeys(
-        ("roi_side", "dicom_max_associations", "dicom_max_pdu", "stow_max_requests",
-         "receive_max_instances", "receive_sop_classes", "fetch_models_hours", "shadow_studies",
-         "shadow_agreement", "max_attempts", "startup_grace_s", "retry_pause_s", "read_timeout_s"),
-        "",
-    ),
-}  # fmt: skip
-"""The names that settings had while all stood in one table, with those of today; empty: gone."""
 
 
 class CloudClientSettings(Table):
@@ -283,7 +230,6 @@ class EdgeSettings(ProcessSettings):
     """
 
     model_config = SettingsConfigDict(env_prefix="OVERREAD_EDGE_")
-    renamed: ClassVar[Mapping[str, str]] = RENAMED
 
     inbox: Path = Path("inbox")
     outbox: Path = Path("outbox")

@@ -5,13 +5,11 @@ shared. A reader that sleeps stands in for a GPU: a batch of eight costs little 
 """
 
 import asyncio
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from rich.console import Console
 from cloud.settings import CloudSettings
 from evaluation.load.overload import SINGLE, Plan, overload
 from evaluation.load.replicas import replicas
-from evaluation.load.servers import SETTINGS, contenders
 from evaluation.load.services import ORDER, Service, pinned, placed, services, split_cores
 from evaluation.load.traffic import Outcomes
 from evaluation.run import SHARE, Bar, Result, Table, command, each
@@ -115,7 +112,7 @@ class Scenario:
 
     Attributes:
         where: for people: how reader and cores are.
-        services: settings of each cloud, by its name; none: the cloud beside other servers.
+        services: settings of each cloud, by its name.
         reader: milliseconds of a reader that sleeps, a batch and an ROI; None: the model.
         shared: whether services and generator run on the same cores.
     """
@@ -165,10 +162,6 @@ SCENARIOS: Mapping[str, Scenario] = {
     "replicas": Scenario(
         replicas, "two clouds", {"first": {"grace_s": 10.0}, "second": {"grace_s": 10.0}},
         Plan(span_s=5.0, at_once=32), (2.0, 14.0), shared=True,
-    ),
-    "servers": Scenario(
-        overload, "beside Triton and Ray Serve", {}, Plan(rounds=3, span_s=4.0, at_once=8),
-        (20.0, 5.0),
     ),
 }  # fmt: skip
 
@@ -264,21 +257,13 @@ FAULTS = Table(
 )  # fmt: skip
 
 
-def interpreter(package: str) -> Any:
-    """Return the option of an interpreter that has a package."""
-    meaning = f"Interpreter with {package}, for scenario servers."
-    return typer.Option(metavar="PYTHON", exists=True, dir_okay=False, help=meaning)
-
-
 @command(CAPACITY, RUNS, GAINS, FAULTS, bars=bars)
 def load(
     scenario: Annotated[
         str, typer.Option(metavar="NAME", help=f"One of {', '.join(SCENARIOS)}.")
     ] = "overload",
-    triton_python: Annotated[Path | None, interpreter("nvidia-pytriton")] = None,
-    ray_python: Annotated[Path | None, interpreter("ray[serve]")] = None,
 ) -> dict[str, Any]:
-    """The cloud under load: goodput, refusals, batches, instances, replicas, other servers."""
+    """The cloud under load: goodput, refusals, batches, instances, replicas."""
     if (chosen := SCENARIOS.get(scenario)) is None:
         raise typer.BadParameter(
             f"no scenario {scenario!r}, expected one of {', '.join(SCENARIOS)}"
@@ -286,7 +271,6 @@ def load(
     times_ms = chosen.reader
     asleep = times_ms and f"asleep {times_ms[0]:g} ms a batch and {times_ms[1]:g} ms an ROI"
     service, generator = split_cores(shared=chosen.shared)
-    before = os.getloadavg()
     about: dict[str, Any] = {
         "scenario": scenario,
         "where": chosen.where,
@@ -295,21 +279,8 @@ def load(
     }
     with ExitStack() as held:
         with Console(stderr=True).status("starting the services"), pinned(service):
-            if not chosen.services:
-                started, versions = held.enter_context(
-                    contenders(triton_python, ray_python, times_ms or (20.0, 5.0))
-                )
-                modes = [one.mode for one in started]
-                about |= {
-                    "versions": versions,
-                    "settings": {mode: SETTINGS[mode] for mode in modes if mode in SETTINGS},
-                }
-            else:
-                run = program(*times_ms) if times_ms else CLOUD
-                started = held.enter_context(services(chosen.services, run))
-                about |= started[0].ran_on()
+            run = program(*times_ms) if times_ms else CLOUD
+            started = held.enter_context(services(chosen.services, run))
+            about |= started[0].ran_on()
         held.enter_context(pinned(generator))
-        found = chosen.measure(started, chosen.plan)
-        if not chosen.services:
-            about["load_average"] = {"before": list(before), "after": list(os.getloadavg())}
-        return about | found
+        return about | chosen.measure(started, chosen.plan)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloud.describe import fetch_description
 from edge.link.channel import BALANCED
-from evaluation.load.traffic import Edges, InferenceEdges
+from evaluation.load.traffic import Edges
 from evaluation.sleeping_cloud import AWAKE
 from evaluation.world import CLOUD, Cloud, running_cloud
 from models.runtime import hardware
@@ -22,22 +22,14 @@ ORDER = "order"
 
 @dataclass(frozen=True)
 class Service:
-    """One service: the mode in which it runs, its address, and the clouds that are behind it.
-
-    A service with a ``model`` is asked over the Open Inference Protocol; ``margin_s`` is left of
-    its timeouts.
-    """
+    """One service: the mode in which it runs, its address, and the clouds that are behind it."""
 
     mode: str
     address: str
     clouds: tuple[Cloud, ...] = ()
-    model: str = ""
-    margin_s: float = 0.0
 
     def connect(self, edges: int) -> Edges:
         """Return simulated edges of the service."""
-        if self.model:
-            return InferenceEdges(self.address, edges, self.model, self.margin_s)
         scheme = "ipv4:" if "," in self.address else ""  # gRPC's own choice among replicas
         return Edges(scheme + self.address, edges, BALANCED)
 

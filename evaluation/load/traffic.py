@@ -1,9 +1,7 @@
 """The load generator: sends studies to a running server over gRPC, and records each ROI's outcome.
 
 Studies arrive as from many sites, in an open loop: none waits for the answer of another. `Edges`
-send a study as a stream, as an edge does. `InferenceEdges` send each ROI as a request of the Open
-Inference Protocol, to any server of it: the parameter ``timeout`` has the study's budget,
-``priority`` is 1 for a stat study, and the call itself ends at the deadline.
+send a study as a stream, as an edge does.
 """
 
 import asyncio
@@ -24,10 +22,9 @@ import numpy as np
 
 from edge.escalation.rois import ROI_SHAPE
 from imaging.volume import WINDOW_HU
-from protos import codec, inference_pb2
+from protos import codec
 from protos import overread_pb2 as pb
 from protos.errors import DeadlineUnmeetable, from_status, status_of
-from protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from protos.messages import (
     SITE_KEY,
     Accepted,
@@ -161,8 +158,6 @@ class CloudLoad:
 class Edges:
     """Simulated edges, each with a channel and a site name, for the time of an ``async with``."""
 
-    stub: type = OverreadStub
-
     def __init__(
         self, address: str, count: int, options: Sequence[tuple[str, str | int]] = ()
     ) -> None:
@@ -178,7 +173,7 @@ class Edges:
             channel = grpc.aio.insecure_channel(self._address, options=self._options)
             await self._parts.enter_async_context(channel)
             await channel.channel_ready()
-            self._stubs.append(self.stub(channel))
+            self._stubs.append(OverreadStub(channel))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -280,55 +275,6 @@ async def _time_round_trip(call: Any, load: CloudLoad) -> None:
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
         await call.initial_metadata()
         load.round_trip_s = min(load.round_trip_s, time.monotonic() - began_s)
-
-
-class InferenceEdges(Edges):
-    """Simulated edges that ask ``model`` for a probability alone.
-
-    A server that counts only the time in its queue against ``timeout`` gets ``margin_s`` less of
-    it, the time of its largest batch.
-    """
-
-    stub = GRPCInferenceServiceStub
-
-    def __init__(self, address: str, count: int, model: str, margin_s: float = 0.0) -> None:
-        super().__init__(address, count)
-        self._model, self._margin_s = model, margin_s
-
-    async def _study(self, arrival: Arrival, outcomes: Outcomes) -> None:
-        async with asyncio.TaskGroup() as requests:
-            for number in range(arrival.rois):
-                requests.create_task(self._read(number, arrival, outcomes))
-
-    async def _read(self, number: int, arrival: Arrival, outcomes: Outcomes) -> None:
-        error, timeout_s = "", max(arrival.budget_s - self._margin_s, 1e-6)
-        try:
-            await self._stubs[arrival.edge % self._count].ModelInfer(
-                _request(self._model, number, timeout_s, arrival.priority),
-                timeout=arrival.budget_s,
-                metadata=((SITE_KEY, f"edge-{arrival.edge}"),),
-            )
-        except grpc.aio.AioRpcError as failed:
-            error = reason_of(failed)
-        at_s = time.monotonic() - outcomes.began_s
-        took_s = at_s - arrival.at_s
-        if not error and took_s > arrival.budget_s:
-            error = LATE
-        stat = arrival.priority is Priority.STAT
-        outcomes.rois.append(Outcome(arrival.edge, stat, took_s, at_s, error))
-
-
-@cache
-def _request(
-    model: str, number: int, timeout_s: float, priority: Priority
-) -> inference_pb2.ModelInferRequest:
-    request = inference_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="ROI", datatype="UINT8", shape=(1, *ROI_SHAPE))
-    request.outputs.add(name="PROBABILITY")
-    request.raw_input_contents.append(noise(number).voxels.tobytes())
-    request.parameters["priority"].int64_param = 1 if priority is Priority.STAT else 2
-    request.parameters["timeout"].int64_param = round(1e6 * timeout_s)
-    return request
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:

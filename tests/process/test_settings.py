@@ -54,18 +54,6 @@ def test_a_misspelt_variable_or_key_stops_the_start(
         assert error_of(kind, config) == f"{config}: {said}"
 
 
-def test_a_name_of_before_leads_to_that_of_today(
-    config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config.write_text("dicom_port = 104")
-    assert error_of(EdgeSettings, config) == f"{config}: dicom_port is now receive.dicom.address"
-    config.write_text('cloud = "reader:50051"')
-    assert error_of(EdgeSettings, config) == f"{config}: cloud is now cloud.address"
-    monkeypatch.setenv("OVERREAD_EDGE_TLS_CA", "ca.pem")
-    said = "OVERREAD_EDGE_TLS_CA is now OVERREAD_EDGE_CLOUD__TLS__CA"
-    assert error_of(EdgeSettings) == said
-
-
 def test_what_is_no_table_is_told(config: Path) -> None:
     config.write_text("receive = 3")
     assert error_of(EdgeSettings, config) == f"{config}: receive: expected a table, [receive]"

@@ -14,10 +14,8 @@ from typer.testing import CliRunner
 from cloud.scheduling.scheduler import Rules
 from cloud.settings import load_settings
 from evaluation.__main__ import app
-from evaluation.errors import ServiceFailed
 from evaluation.load.load import ORDERS, SCENARIOS, Gains, answer_times, gains, load, rows
 from evaluation.load.overload import Plan, Run, fairness, figures
-from evaluation.load.servers import REQUESTS, STREAMS, contenders, described
 from evaluation.load.services import ORDER, pinned, services, split_cores
 from evaluation.load.traffic import LATE, Arrival, Edges, Outcome, Outcomes
 from evaluation.sleeping_cloud import EarliestDeadline, FirstCome, program
@@ -137,43 +135,6 @@ def test_gains_of_devices_that_sleep() -> None:
     assert [one["name"] for one in said["services"]] == list(SCENARIOS["devices"].services)
     assert said["services"][3]["engine"] == " + ".join(f"1 x asleep:fake:{i}" for i in range(3))
     assert all(one["rois_per_s"] > 0 for one in said["services"])
-
-
-@pytest.mark.long
-def test_servers_that_have_no_interpreter_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = replace(SCENARIOS["servers"], plan=Plan(rounds=1, span_s=0.5))
-    monkeypatch.setitem(SCENARIOS, "servers", quick)
-    done = CliRunner().invoke(app, ["load", "--scenario", "servers", "--json"])
-    assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert set(said["capacity_per_s"]) == {STREAMS, REQUESTS}
-    assert {(run["mode"], run["load"]) for run in said["runs"]} == {
-        (mode, load) for mode in (STREAMS, REQUESTS) for load in (0.5, 1.0, 2.0, 5.0)
-    }
-    assert said["versions"] == said["settings"] == {}
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["OVERREAD_TRITON_PYTHON", "OVERREAD_RAY_PYTHON"])
-def test_another_server_answers_the_same_requests(name: str) -> None:
-    if not (python := os.environ.get(name)):
-        pytest.skip(f"{name} names no interpreter; docs/budget.md tells how to make one")
-    given = [Path(python), None] if "TRITON" in name else [None, Path(python)]
-
-    async def answered(edges: Edges) -> Outcomes:
-        async with edges:
-            return await edges.send([Arrival(0.0, 0, 3, 30.0), Arrival(0.1, 1, 2, 30.0)])
-
-    with contenders(given[0], given[1], (20.0, 5.0)) as ((_, _, *others), versions):
-        assert len(versions) == 1
-        assert others
-        for one in others:
-            assert len(asyncio.run(answered(one.connect(2))).in_time) == 5
-
-
-def test_an_interpreter_without_the_server_is_named() -> None:
-    with pytest.raises(ServiceFailed, match=r"lacks ray.*no_such_module"):
-        described(Path(sys.executable), "import no_such_module", "ray[serve]")
 
 
 def test_an_unknown_scenario_is_refused() -> None:

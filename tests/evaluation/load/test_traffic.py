@@ -11,7 +11,6 @@ import pytest
 from evaluation.load.services import Service, services
 from evaluation.load.traffic import LATE, Arrival, Edges, Outcomes, Traffic, poisson, reason_of
 from evaluation.sleeping_cloud import program
-from evaluation.world import free_ports
 from protos.errors import DeadlineUnmeetable, to_status
 from protos.messages import Priority
 
@@ -41,22 +40,11 @@ def test_studies_follow_the_traffic_and_the_seed() -> None:
     assert again[0] == again[1] != again[2]
 
 
-INFERENCE = f"127.0.0.1:{free_ports(1)[0]}"
-
-
 @pytest.fixture(scope="module")
-def streams() -> Iterator[Service]:
+def service() -> Iterator[Service]:
     """The cloud with a reader that sleeps."""
-    modes = {"deadline": {"inference_address": INFERENCE}}
-    with services(modes, program(20, 5)) as (started,):
+    with services({"deadline": {}}, program(20, 5)) as (started,):
         yield started
-
-
-@pytest.fixture(params=["", "sleeping"], ids=["streams", "requests"])
-def service(streams: Service, request: pytest.FixtureRequest) -> Service:
-    """The same cloud, asked by a stream a study or by a request an ROI."""
-    address = INFERENCE if request.param else streams.address
-    return Service("either", address, streams.clouds, request.param)
 
 
 def sent(service: Service, *arrivals: Arrival) -> Outcomes:
@@ -100,7 +88,7 @@ def test_saturation_keeps_the_service_busy(service: Service) -> None:
         ("dropped (queued=48)", "UNAVAILABLE: dropped"),
     ],
 )
-def test_reasons_of_other_servers_count_together(details: str, reason: str) -> None:
+def test_reasons_that_differ_in_brackets_count_together(details: str, reason: str) -> None:
     empty = grpc.aio.Metadata()
     error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, empty, empty, details)
     assert reason_of(error) == reason
