@@ -288,11 +288,8 @@ class CloudServer:
         add("open_requests", "Inference requests open now", lambda: counts[REQUESTS])
         reading = queue.busy_until_s
         add("instances", "Instances that read", lambda: len(reading))
-        add(
-            "connections_ratio",
-            "Part of the allowed connections that is open",
-            lambda: self._connections.used,
-        )
+        of_connections = "Part of the allowed connections that is open"
+        add("connections_ratio", of_connections, lambda: self._connections.used)
         add("dropped_instances", "Instances that broke", lambda: self._instances - len(reading))
 
     async def _serve(self, parts: AsyncExitStack, setting: str, largest: int, name: str) -> str:

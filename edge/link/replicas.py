@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import partial, partialmethod
 from hashlib import sha256
 from typing import Any, NamedTuple, Self
-from urllib.request import getproxies, proxy_bypass
 
 import grpc
 from grpc import ChannelConnectivity as State
@@ -163,6 +162,8 @@ def addresses_of(address: str) -> list[str]:
     """Return what ``HOST:PORT`` leads to now; itself where that is unknown, or a proxy's matter."""
     name, _, port = address.rpartition(":")
     host = name.strip("[]")
+    from urllib.request import getproxies, proxy_bypass  # here: it loads what few commands need
+
     if address.startswith("unix") or (getproxies() and not proxy_bypass(host)):
         return [address]
     try:

@@ -15,6 +15,9 @@ from imaging.dicom.series import Series
 from imaging.dicom.stack import Slice, slice_of
 from imaging.errors import StudyError
 
+_OWN = "PatientID", "PatientName", "StudyInstanceUID", "AcquisitionNumber"
+"""Images that differ in one of these are no copies, whatever they show."""
+
 
 def without_copies(series: Sequence[Series], only: Path | None) -> tuple[list[Series], list[Path]]:
     """Leave out images with the place and pixels of another one of their series; list their files.
@@ -30,8 +33,7 @@ def without_copies(series: Sequence[Series], only: Path | None) -> tuple[list[Se
             with suppress(StudyError):  # whatever it is, reading says so
                 slices = [slice_of(frame) for frame in frames_of(image)]
                 # two acquisitions are told apart as a whole: both may have slices without content
-                key = image.text("AcquisitionNumber"), *map(_place, slices)
-                found[key].append(slices)
+                found[*map(image.text, _OWN), *map(_place, slices)].append(slices)
         for alike in found.values():
             kept = list[list[StoredArray]]()
             for slices in alike if len(alike) > 1 else ():

@@ -12,14 +12,14 @@ from edge.dicom_out.overview import DeadLetter, TargetState
 def test_targets_lose_no_word_in_80_columns() -> None:
     key, reason = 4 * "01234567", "Cannot understand: the data set has an element [0010,0030] more"
     where = "dicom://MAINARCHIVE@pacs-01.radiology.hospital.example.org:11112"
-    letter = DeadLetter("Doe", key, "Doe_Jane-2", 12, "archive-of-the-hospital", 12, reason)
+    letter = DeadLetter("Doe", key, "Doe_Jane-2", 12, "archive-of-the-hospital", 12, reason, "dead")
     lacks = 4123, 7200.0, "Refused: out of resources", [NotTaken("1", "Segmentation", "", 1, "")]
     states = [
         TargetState("archive-of-the-hospital", "dicom", where, "TLS", "", *lacks, (letter,)),
         TargetState("web", "dicomweb", "https://web", "none", "no answer", 0, 0.0, "", [], ()),
         TargetState("old", "", "", "", "is not set up any more", 0, 0.0, "", [], ()),
     ]
-    unmade = DeadLetter("Roe", key, "Roe", 1, "", 0, "[red]no date")
+    unmade = DeadLetter("Roe", key, "Roe", 1, "", 0, "[red]no date", "not made")
     printed = io.StringIO()
     Console(file=printed, width=80).print(*target_tables(states, [unmade]))
     lines = printed.getvalue().splitlines()

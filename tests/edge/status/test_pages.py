@@ -263,7 +263,7 @@ def test_the_page_of_a_study_says_where_its_results_are(site: Site, visit: Visit
         one, two, three, _ = exports.of(key)
         exports.made(one, sent=["pacs"])
         exports.made(two)
-        exports.not_made(three, f"no object {HOSTILE}")
+        exports.not_made(three, f"no object {HOSTILE}", is_fault=True)
         exports.ended(exports.deliveries(DeliveryStep.SENDING)[0], DeliveryStep.DEAD, "it is full")
     with visiting(site.open_app()) as late:
         text = late.get(f"/study/{key}").text
