@@ -1,12 +1,13 @@
-"""Load the settings of a process, and say in plain words what is wrong with them."""
+"""Load the settings of a process, and say what is wrong with them, without secrets."""
 
 import json
 import os
+import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Self, TypeVar, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +27,8 @@ from process.tls import TlsFiles, is_address
 
 LONGEST_S = 31_536_000.0
 """Largest time in seconds: a year. Threads cannot wait for arbitrarily long."""
+
+_SECRET = re.compile("password|secret|token|key", re.IGNORECASE)
 
 
 class InvalidSettings(ValueError):
@@ -118,14 +121,12 @@ def load(kind: type[Settings], file: Path | None, options: Mapping[str, object])
 
     for name, value in values.items():
         if _holds_zero(value):  # no path and no name may, and each library says so in its way
-            raise InvalidSettings(
-                f"{shown(name)} = {_value(value)}: expected text without zero bytes"
-            )
+            raise InvalidSettings(f"{shown(name)}: expected text without zero bytes")
     try:
         settings = kind(**_nested(values))
     except ValidationError as error:
-        problems = [_sentence(one, fields, shown, values) for one in error.errors()]
-        raise InvalidSettings("; ".join(problems)) from error
+        lines = [_line(one, fields, shown) for one in error.errors()]
+        raise InvalidSettings("\n".join(lines)) from None  # it holds the values
     settings._file = file
     return settings
 
@@ -193,9 +194,7 @@ def _require_json(variable: str, field: FieldInfo) -> None:
         try:
             json.loads(os.environ[variable])
         except ValueError:
-            raise InvalidSettings(
-                f"{variable} = {_value(os.environ[variable])}: expected JSON, {expected_of(field)}"
-            ) from None
+            raise InvalidSettings(f"{variable}: expected JSON") from None
 
 
 def _unknown(
@@ -210,101 +209,25 @@ def _unknown(
     shown, fields = printable_line(shown), settings_of(kind)
     if any(one.startswith(f"{name}.") for one in fields):
         return f"{shown}: expected a table, [{name}]"
-    return f"{shown}: there is no such setting; {_hint(name, fields, written)}"
-
-
-def _hint(name: str, fields: Mapping[str, FieldInfo], written: Callable[[str], str] = str) -> str:
     near = next(iter(get_close_matches(name, fields, n=1)), "")
-    return f"did you mean {written(near)}?" if near else "docs/reference.md lists all settings"
+    hint = f"did you mean {written(near)}?" if near else "docs/reference.md lists all settings"
+    return f"{shown}: there is no such setting; {hint}"
 
 
-def _sentence(
-    error: ErrorDetails,
-    fields: Mapping[str, FieldInfo],
-    shown: Callable[[str], str],
-    values: Mapping[str, object],
-) -> str:
-    """Put one error of pydantic into our words: its own are for programmers."""
-    # the exception of a validator of our own, which has its sentence
-    cause = error.get("ctx", {}).get("error")
-    if not error["loc"]:  # settings that do not fit each other
-        return str(cause)
+def _line(error: ErrorDetails, fields: Mapping[str, FieldInfo], shown: Callable[[str], str]) -> str:
+    """Return one error of pydantic on one line: the setting, what is wrong, and its value."""
     parts = [*map(str, error["loc"])]
-    name = _setting_in(parts, fields)
-    if not name:  # the check of a whole table
-        return f"{shown('.'.join(parts))}: {cause}"
-    length = name.count(".") + 1
-    inside = parts[length:]
-    if inside and (tables := list(tables_of(fields[name].annotation))):
-        located = error["loc"][length:]
-        return _sentence_of_table(error, located, tables, shown(name), values.get(name))
-    entry = "".join(f".{printable_line(part)}" for part in inside[:1])
-    expected = cause or f"expected {expected_of(fields[name])}"
-    return f"{shown(name)}{entry} = {_value(error['input'])}: {expected}"
-
-
-def _sentence_of_table(
-    error: ErrorDetails,
-    located: Sequence[int | str],
-    tables: Sequence[type[BaseModel]],
-    shown: str,
-    entries: object,
-) -> str:
-    """Put an error in one table of a list into our words; the table goes by its name.
-
-    ``located`` is what pydantic says after the setting: number and kind of the table, names in it.
-    """
-    number, *inside = located
-    entry = f"{shown}.{_name_of_entry(entries, number)}"
-    if "discriminator" in error.get("ctx", {}):  # which of the tables it is
-        kind = str(error["ctx"]["discriminator"]).strip("'")
-        tags = [get_args(one.model_fields[kind].annotation)[0] for one in tables]
-        choices = " or ".join(f'"{tag}"' for tag in tags)
-        given = error["input"].get(kind) if isinstance(error["input"], Mapping) else None
-        what = "is missing, " if given is None else f"= {_value(given)}: "
-        return f"{entry}.{kind} {what}expected {choices}"
-    tagged = [one for one in tables if inside and _has_tag(one, inside[0])]
-    fields = {n: f for one in tagged or tables for n, f in settings_of(one).items()}
-    names = [printable_line(str(part)) for part in (inside[1:] if tagged else inside)]
-    if error["type"] == "extra_forbidden":
-        name = ".".join(names)
-        return f"{entry}.{name}: there is no such setting; {_hint(name, fields)}"
-    name = _setting_in(names, fields)
-    if not name:  # settings of a table that do not fit each other
-        cause = error.get("ctx", {}).get("error")
-        return f"{'.'.join([entry, *names])}: {cause or 'expected a table'}"
-    expected = expected_of(fields[name])
-    if error["type"] == "missing":
-        return f"{entry}.{name} is missing, expected {expected}"
-    return f"{entry}.{name} = {_value(error['input'])}: expected {expected}"
-
-
-def _setting_in(parts: Sequence[str], fields: Mapping[str, FieldInfo]) -> str:
-    """Return the setting at the beginning of a location; empty if it is that of a table."""
-    ends = range(1, len(parts) + 1)
-    return next((one for n in ends if (one := ".".join(parts[:n])) in fields), "")
-
-
-def tables_of(annotation: object) -> Iterator[type[BaseModel]]:
-    """Yield the class of a table, or of each kind of table in a list."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for one in get_args(annotation):
-        yield from tables_of(one)
-
-
-def _has_tag(table: type[BaseModel], tag: object) -> bool:
-    """Return whether one of the model's fields has this text as its only value."""
-    return any(get_args(f.annotation) == (tag,) for f in table.model_fields.values())
-
-
-def _name_of_entry(entries: object, number: object) -> str:
-    """Return the name of a table in a list, or its number where it has none."""
-    if isinstance(entries, Sequence) and isinstance(number, int) and number < len(entries):
-        entry = entries[number]
-        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and entry["name"]:
-            return printable_line(entry["name"])
-    return str(number)
+    path, ends = ".".join(parts), range(len(parts), 0, -1)
+    name = next((one for end in ends if (one := ".".join(parts[:end])) in fields), path)
+    problem = error["msg"].removeprefix("Value error, ")
+    if name == path and path in fields and error["type"] != "value_error":
+        problem = f"expected {fields[path].description}" if fields[path].description else problem
+    # A table may hold anything, and an unknown or a secret setting a password.
+    is_hidden = isinstance(error["input"], Mapping | list | tuple) or _SECRET.search(path)
+    if not is_hidden and error["type"] != "extra_forbidden":
+        problem += f", got {_value(error['input'])}"
+    where = f"{shown(name)}{path.removeprefix(name)}: " if path else ""
+    return printable_line(where + _without_password(problem))
 
 
 def _holds_zero(value: object) -> bool:
@@ -318,30 +241,10 @@ def _holds_zero(value: object) -> bool:
 
 def _value(value: object) -> str:
     """Show a value, without control characters and not at full length."""
-    text = repr(value)
+    text = _without_password(repr(value))
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 
-def expected_of(field: FieldInfo) -> str:
-    """Say which values a setting may have: its description, else its type and its bounds."""
-    if field.description:
-        return field.description
-    kind = field.annotation
-    choices = [one for one in get_args(kind) if one is not type(None)]
-    if get_origin(kind) is Literal:
-        return " or ".join(f'"{one}"' for one in choices)
-    if get_origin(kind) is tuple and get_origin(choices[0]) is Literal:
-        words = ", ".join(f'"{one}"' for one in get_args(choices[0]))
-        return f"a list of some of {words}"
-    names: dict[Any, str] = {
-        int: "a whole number", float: "a number", bool: "true or false", Path: "a path",
-    }  # fmt: skip
-    words = names.get(choices[0] if choices else kind, "text")
-    phrases = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "of at most"}
-    bounds = [
-        f"{phrase} {value:.10g}"
-        for limit in field.metadata
-        for attribute, phrase in phrases.items()
-        if (value := getattr(limit, attribute, None)) is not None
-    ]
-    return f"{words} {' and '.join(bounds)}".rstrip()
+def _without_password(text: str) -> str:
+    """Hide user and password of an address, up to the last @: a password may hold any sign."""
+    return re.sub("//.*@", "//***@", text, flags=re.DOTALL)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from inspect import getdoc
 from pathlib import Path
 from threading import Event
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
@@ -28,7 +28,6 @@ from edge.run import parts_of, site_of
 from edge.settings.core import EdgeSettings
 from edge.telemetry import Telemetry as EdgeTelemetry
 from imaging.dicom.pixels import TRANSFER_SYNTAXES
-from process.settings import expected_of, tables_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, CONFORMANCE = (ROOT / "docs" / f"{name}.md" for name in ("reference", "conformance"))
@@ -100,6 +99,39 @@ def settings(title: str, kind: type[BaseModel], seen: set[str]) -> Iterator[str]
         yield _table(("setting", "default", "values", "meaning"), rows)
     for path, one in inner:
         yield from settings(path, one, seen)
+
+
+def tables_of(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the class of a table, or of each kind of table in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for one in get_args(annotation):
+        yield from tables_of(one)
+
+
+def expected_of(field: FieldInfo) -> str:
+    """Say which values a setting may have: its description, else its type and its bounds."""
+    if field.description:
+        return field.description
+    kind = field.annotation
+    choices = [one for one in get_args(kind) if one is not type(None)]
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{one}"' for one in choices)
+    if get_origin(kind) is tuple and get_origin(choices[0]) is Literal:
+        words = ", ".join(f'"{one}"' for one in get_args(choices[0]))
+        return f"a list of some of {words}"
+    names: dict[Any, str] = {
+        int: "a whole number", float: "a number", bool: "true or false", Path: "a path",
+    }  # fmt: skip
+    words = names.get(choices[0] if choices else kind, "text")
+    phrases = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "of at most"}
+    bounds = [
+        f"{phrase} {value:.10g}"
+        for limit in field.metadata
+        for attribute, phrase in phrases.items()
+        if (value := getattr(limit, attribute, None)) is not None
+    ]
+    return f"{words} {' and '.join(bounds)}".rstrip()
 
 
 def _kind(table: type[BaseModel]) -> str:

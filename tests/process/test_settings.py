@@ -1,4 +1,4 @@
-"""What is wrong with a setting is said in plain words, whatever is wrong."""
+"""What is wrong with a setting is said with its name and its source, and without secrets."""
 
 from pathlib import Path
 
@@ -68,12 +68,12 @@ def test_a_name_like_no_setting_leads_to_the_table(
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY, ids=lambda value: str(value))
-def test_no_words_of_pydantic_reach_a_user(
+def test_a_wrong_value_is_named_on_one_line(
     kind: type[ProcessSettings], name: str, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each setting with impossible values, from the file and from the environment."""
     said = []
-    for value in ("[[1]]", "{ a = -1 }", "nan", "-9", "1979-05-27", '"\\u0001 "', "true", "1.5"):
+    for value in ("[[1]]", "{ a = -1 }", "nan", "-9", "1979-05-27", '"\\u0001\\n"', "true", "1.5"):
         config.write_text(f"{name} = {value}")
         try:
             load(kind, config, {})
@@ -87,22 +87,58 @@ def test_no_words_of_pydantic_reach_a_user(
     except InvalidSettings as error:
         said.append(str(error))
     for one in said:
-        assert name.partition(".")[0] in one.lower()
-        assert any(word in one for word in ("expected", "must", "requires"))
-        for word in ("Input", "pydantic", "Value error", "a valid", "should", "parsing", "\x01"):
-            assert word not in one
+        lines = one.splitlines()
+        assert all(name.partition(".")[0] in line.lower() for line in lines)
+        assert not any(word in one for word in ("pydantic", "Value error", "\x01"))
 
 
-def test_the_source_of_a_wrong_value_is_named(
+def test_each_wrong_setting_has_a_line_that_names_its_source(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The option beats the variable, the variable beats the file."""
+    expected = "Input should be greater than 0"
+    config.write_text('deadline_s = 0\nsite = "ö"\nthreads = "many"')
+    assert error_of(EdgeSettings, config).splitlines() == [
+        f"{config}: deadline_s: {expected}, got 0",
+        f"{config}: site: expected at most 64 ASCII characters, without spaces at the ends,"
+        " got 'ö'",
+        f"{config}: threads: Input should be a valid integer, unable to parse string as an"
+        " integer, got 'many'",
+    ]
     config.write_text("deadline_s = 0")
-    expected = "expected a number greater than 0 and of at most 31536000"
-    assert error_of(EdgeSettings, config) == f"{config}: deadline_s = 0: {expected}"
-    monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "soon")
-    assert error_of(EdgeSettings, config) == f"OVERREAD_EDGE_DEADLINE_S = 'soon': {expected}"
-    assert error_of(EdgeSettings, config, deadline_s=-1) == f"deadline_s = -1: {expected}"
+    monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "-2")
+    assert error_of(EdgeSettings, config) == f"OVERREAD_EDGE_DEADLINE_S: {expected}, got '-2'"
+    assert error_of(EdgeSettings, config, deadline_s=-1) == f"deadline_s: {expected}, got -1"
+
+
+WEB = '[[targets]]\nname = "pacs"\nkind = "dicomweb"\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{WEB}url = "https://me:S3CRET@a"',
+        f'{WEB}url = "https://me:S3/C@RET S3CRET@a"',
+        f'{WEB}url = "ftp://me:S3CRET{"x" * 200}@a"',
+        f'{WEB}url = "https://a"\ntoken = "S3CRET"',
+        f'{WEB}url = "https://a"\ntoken_file = ["S3CRET"]',
+        f'{WEB}url = "https://a"\ntls.key = {{ pem = "S3CRET" }}',
+        f'{WEB}url = "https://a"\ntls.passphrase = "S3CRET"',
+        'targets = "https://me:S3CRET@a"',
+        'targets = [["S3CRET"]]',
+        'page.password = "S3CRET"',
+        'page.password_file = ["S3CRET"]',
+        'page.password_file = "S3CRET\\u0000"',
+        'traces = "http://me:S3CRET@[::1"',
+        'cloud.address = "https://me:S3CRET@cloud"',
+    ],
+)
+def test_no_secret_is_shown(text: str, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither from the file nor from a variable."""
+    config.write_text(text)
+    assert "S3" not in error_of(EdgeSettings, config)
+    monkeypatch.setenv("OVERREAD_EDGE_TARGETS", '[{"url": "https://me:S3CRET@a"')
+    assert error_of(EdgeSettings) == "OVERREAD_EDGE_TARGETS: expected JSON"
 
 
 def test_a_table_comes_from_file_environment_and_command_line(
@@ -119,8 +155,7 @@ def test_a_table_comes_from_file_environment_and_command_line(
 
 def test_a_table_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERREAD_CLOUD_SITE_WEIGHTS", "north=2")
-    said = error_of(CloudSettings)
-    assert said.startswith("OVERREAD_CLOUD_SITE_WEIGHTS = 'north=2': expected JSON, a table with")
+    assert error_of(CloudSettings) == "OVERREAD_CLOUD_SITE_WEIGHTS: expected JSON"
     monkeypatch.setenv("OVERREAD_CLOUD_SITE_WEIGHTS", '{"north": 2}')
     assert load(CloudSettings, None, {}).site_weights == {"north": 2.0}
 
@@ -131,9 +166,7 @@ def test_a_zero_byte_is_named(kind: type[ProcessSettings], value: str, config: P
     """In a path it would be told in Python's words, without the name of the setting."""
     name = "state_dir" if kind is EdgeSettings else "tls.ca"
     config.write_text(f'{name} = "{value}"')
-    said = error_of(kind, config)
-    assert said.startswith(f"{config}: {name} = ")
-    assert said.endswith(": expected text without zero bytes")
+    assert error_of(kind, config) == f"{config}: {name}: expected text without zero bytes"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +198,7 @@ def test_an_address_is_printable_and_can_be_looked_up(
     kind: type[ProcessSettings], name: str, address: str, config: Path
 ) -> None:
     config.write_text(f'{name} = "{address}"')
-    assert f"{name} = " in error_of(kind, config)
-    assert "invalid address, expected HOST:PORT" in error_of(kind, config)
+    assert f"{name}: invalid address, expected HOST:PORT" in error_of(kind, config)
 
 
 def test_a_long_value_is_cut(config: Path) -> None:

@@ -32,9 +32,9 @@ def test_override_beats_environment_beats_file_beats_default(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("deadline_s = -1", "deadline_s = -1: expected a number greater than 0 and of at most"),
+        ("deadline_s = -1", "deadline_s: Input should be greater than 0, got -1"),
         *(
-            (f"{name} = 1e300", rf"{name} = 1e\+300: expected .* at most {most}")
+            (f"{name} = 1e300", rf"{name}: Input should be less than or equal to {most}, got 1e")
             for name, most in [
                 *((one, 31536000) for one in ("quiet_s", "poll_s", "deadline_s")),
                 ("cloud.health_check_s", 31536000),
@@ -49,21 +49,18 @@ def test_override_beats_environment_beats_file_beats_default(
             'cloud.address = "localhost:1"\ndeadline_s = 2',
             r"^deadline_s = 2 leaves no time .* = 2;",
         ),
-        ('cloud.address = "nowhere"', "cloud.address = 'nowhere': .*HOST:PORT or off"),
-        ('cloud.address = "host:99999"', "cloud.address = 'host:99999'"),
-        ('cloud.address = "host:00"', "cloud.address = 'host:00': .*HOST:PORT or off"),
-        (
-            'cloud.address = "127.0.0.1:5,host"',
-            "cloud.address = '127.0.0.1:5,host': .*HOST:PORT or off",
+        *(
+            (f'cloud.{name} = "{bad}"', f"cloud.{name}: .*HOST:PORT or off, got '{bad}'")
+            for name in ("address", "fallback")
+            for bad in ("nowhere", "host:99999", "host:00", "127.0.0.1:5,host")
         ),
-        ('cloud.fallback = "nowhere"', "cloud.fallback = 'nowhere': .*HOST:PORT or off"),
         (
             'cloud.address = "localhost:1"\ncloud.fallback = "localhost:1"',
             "cloud: fallback must differ from address",
         ),
         ('cloud.tls.cert = "a.pem"', "cloud.tls: cert and key must be set together"),
         ('[cloud.tls]\ncert = "a.pem"\nkey = "b.pem"', r"cloud: tls\.cert requires tls\.ca"),
-        ('site = "Göttingen"', "site = 'Göttingen': expected at most 64 ASCII characters"),
+        ('site = "Göttingen"', "site: expected at most 64 ASCII .*, got 'Göttingen'"),
     ],
 )
 def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, says: str) -> None:
