@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import truediv
 
 from cloud.limits import SITE_SHARE
 from cloud.scheduling.cost import BatchTiming
@@ -33,8 +34,9 @@ STATS_PER_ROUTINE = 3
 BATCH_SHARE = 0.25
 """Part of the shortest budget that waits which a batch may take beyond the efficient size."""
 
-RECENT_S, SHORTEST_S = 30.0, 2.0
-"""Stat is expected at its rate of the last half minute, or since it began, over 2 s at least."""
+RECENT_S, SHORTEST_S = 30.0, 0.25
+"""Stat is expected at its rate of the last half minute, or of the latest part of it with a higher
+one: where it has just begun, the mean would let routine in that soon gives way."""
 
 SPREAD = 2.0
 """Standard deviations beyond the stat that is expected, for which routine has time to spare."""
@@ -412,8 +414,9 @@ class Scheduler:
             came.popleft()
         if not came:
             return 0.0, 0.0
-        counts = [n for _, n in came]
-        per_s = sum(counts) / max(SHORTEST_S, now_s - came[0][0])
+        counts, sums = [n for _, n in came], itertools.accumulate([n for _, n in reversed(came)])
+        since_s = [max(SHORTEST_S, now_s - at_s) for at_s, _ in reversed(came)]
+        per_s = max(map(truediv, sums, since_s))
         each_s = self.timing.interval.estimate_s(full) / full / len(self.busy_until_s)
         part = min(per_s * each_s, STATS_PER_ROUTINE / (1 + STATS_PER_ROUTINE))
         return part, sum([n * n for n in counts]) / sum(counts)

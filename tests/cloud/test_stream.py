@@ -28,6 +28,7 @@ from tests.cloud.running import (
     run_cloud,
     until,
 )
+from tests.cloud.scheduling.builders import timing
 
 Outbox = queue.SimpleQueue[pb.ReadRequest | None]
 
@@ -188,6 +189,34 @@ def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() ->
         refusal, _ = map(codec.decode_response, answers(late))
         assert refusal.error == "DeadlinePassed"
         assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
+
+
+def test_an_accepted_roi_that_gives_way_to_stat_is_refused_at_once() -> None:
+    """An ROI takes 10 s: routine that is due in 25 s is third when stat has come."""
+    passed_s = [0.0]
+    with (
+        run_cloud(max_batch=1, clock=lambda: time.monotonic() + passed_s[0]) as cloud,
+        cloud.stub() as stub,
+    ):
+        cloud.server.batcher.queue.timing = timing(0.0, 10.0, most=1)
+        cloud.reader.gate.clear()
+
+        def send(value: int, **header: Any) -> Any:
+            before = cloud.taken + cloud.queued
+            call = stub.Read(iter(make_stream(make_roi(1, value), **header)), timeout=60)
+            assert accepted_of(call) == 1
+            until(lambda: cloud.taken + cloud.queued == before + 1)
+            return call
+
+        first, routine = send(10, budget_s=60.0), send(20, budget_s=25.0)
+        stat = send(30, budget_s=60.0, priority=Priority.STAT)
+        passed_s[0] = 10.0
+        cloud.reader.gate.set()
+        refusal, summary = map(codec.decode_response, routine)
+        assert (refusal.error, summary.refused) == ("DeadlineUnmeetable", 1)
+        assert refusal.reason.startswith("stat came first; an answer would take")
+        assert all(len(list(call)) == 2 for call in (first, stat))
+        assert cloud.reader.batches == [[10.0], [30.0]]
 
 
 Admission = Callable[[RunningCloud, Any], list[int]]

@@ -118,12 +118,13 @@ class Day:
         self.scheduler = Scheduler(Rules(), timing(), lambda: self.now_s)
         self.scheduler.busy_until_s = dict.fromkeys(range(instances), -math.inf)
 
-    def arrive(self, priority: Priority, budget_s: float, site: str) -> bool:
-        """Whether an ROI that arrives now is admitted."""
+    def arrive(self, priority: Priority, budget_s: float, site: str, *, asks: bool = True) -> bool:
+        """Whether an ROI that arrives now is admitted, or has a place if it ``asks`` for none."""
         deadline = Deadline(self.now_s + budget_s, lambda: self.now_s)
         newcomer = due(0.0, priority, deadline=deadline, site=site, arrived_s=self.now_s)
         with contextlib.suppress(DeadlineUnmeetable, Overloaded):
-            self.scheduler.admit([newcomer])
+            if asks:
+                self.scheduler.admit([newcomer])
             self.scheduler.put([newcomer])
             self.admitted.append(newcomer)
             return True

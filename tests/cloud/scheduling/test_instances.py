@@ -1,8 +1,10 @@
 """Several instances of the model behind one batcher."""
 
 import asyncio
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 import cloud.watchdog as watchdog
@@ -12,6 +14,7 @@ from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, ModelFailed, OverreadError
 from tests.cloud.scheduling.builders import (
     ROUTINE,
+    Day,
     HandStage,
     TwoSteps,
     random_day,
@@ -201,6 +204,32 @@ def test_three_instances_admit_three_times_as_much_and_keep_it() -> None:
         assert not any(day.late for day in days)
         assert read[instances] == sum(len(day.admitted) for day in days)
     assert read[3] >= 2.7 * read[1]
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+def test_what_is_refused_could_not_have_been_read_in_time(instances: int) -> None:
+    """Each day is run again until then, and the refused one put in all the same: one is late."""
+    rng = np.random.default_rng(instances)
+
+    def run(arrivals: list[tuple[float, float]], *, asks: bool) -> tuple[Day, list[bool]]:
+        """The day, and who was admitted; all but those ask for no place if ``asks`` is false."""
+        day, told = Day(instances), list[bool]()
+        for i, (pause_s, budget_s) in enumerate(arrivals, 1):
+            day.run_until(day.now_s + pause_s)
+            told.append(day.arrive(ROUTINE, budget_s, "a", asks=asks or i < len(arrivals)))
+        return day, told
+
+    refused = 0
+    for _ in range(5):
+        arrivals = [(rng.exponential(0.5 / instances), rng.uniform(4, 30)) for _ in range(80)]
+        _, told = run(arrivals, asks=True)
+        for end in [i for i, admitted in enumerate(told, 1) if not admitted]:
+            day, _ = run(arrivals[:end], asks=False)
+            day.run_until(math.inf)
+            errors = [one.result.exception() for one in day.admitted if one.result.done()]
+            assert day.late or any(errors), f"{end} of {arrivals}"
+            refused += 1
+    assert refused > 50
 
 
 @pytest.mark.parametrize("stat_share", [0.1, 0.5])
