@@ -49,11 +49,6 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-if sys.version_info >= (3, 13):
-    from warnings import deprecated as _deprecated
-else:
-    from typing_extensions import deprecated as _deprecated
-
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _ErrorKind:
@@ -185,14 +180,7 @@ class _PieceRole:
 class _PieceRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PieceRole.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PIECE_ROLE_UNSPECIFIED: _PieceRole.ValueType  # 0
-    @_builtins.property
-    @_deprecated("""This enum value has been marked as deprecated using proto enum value options.""")
-    def PIECE_ROLE_INT4(self) -> _PieceRole.ValueType:   # 1
-        """of the drafts of this contract, which sent differences to a smaller file; not sent any more"""
-    @_builtins.property
-    @_deprecated("""This enum value has been marked as deprecated using proto enum value options.""")
-    def PIECE_ROLE_FINAL(self) -> _PieceRole.ValueType: ...  # 2
-    PIECE_ROLE_XZ: _PieceRole.ValueType  # 3
+    PIECE_ROLE_XZ: _PieceRole.ValueType  # 1
     """the model file, compressed with xz"""
 
 class PieceRole(_PieceRole, metaclass=_PieceRoleEnumTypeWrapper):
@@ -201,10 +189,7 @@ class PieceRole(_PieceRole, metaclass=_PieceRoleEnumTypeWrapper):
     """
 
 PIECE_ROLE_UNSPECIFIED: PieceRole.ValueType  # 0
-PIECE_ROLE_INT4: PieceRole.ValueType  # 1
-"""of the drafts of this contract, which sent differences to a smaller file; not sent any more"""
-PIECE_ROLE_FINAL: PieceRole.ValueType  # 2
-PIECE_ROLE_XZ: PieceRole.ValueType  # 3
+PIECE_ROLE_XZ: PieceRole.ValueType  # 1
 """the model file, compressed with xz"""
 Global___PieceRole: _TypeAlias = PieceRole  # noqa: Y015
 

@@ -21,10 +21,9 @@ from edge.database import (
     Schema,
     StepHook,
     WrongStep,
-    columns,
     durable,
     file_identities,
-    lacking_in,
+    is_empty,
     make_tables,
     naming,
     open_database,
@@ -88,10 +87,10 @@ class StudyStore:
         with ExitStack() as opened, naming(path):
             self.database = open_database(path)
             opened.callback(self.database.close)
-            self._migrations = all_migrations(schema)
-            if not columns(self.database):
-                make_tables(self.database, self._migrations)
-            require_current(self.database, path, self._migrations)
+            migrations = all_migrations(schema)
+            if is_empty(self.database):
+                make_tables(self.database, migrations)
+            require_current(self.database, path, migrations)
             self.parts = PartStore(self.database)
             self.trail = schema.audit(self.database, on_step)
             self.extensions = tuple(
@@ -116,12 +115,8 @@ class StudyStore:
         self.database.close()
 
     def problem(self) -> str:
-        """Check the whole database: return what is damaged or missing in it, empty for nothing."""
-        return problem_in(self.database, self._migrations)
-
-    def lacking(self) -> str:
-        """Return which columns a database of another layout lacks, empty for none."""
-        return lacking_in(self.database, self._migrations)
+        """Check the whole database: return what is damaged in it, empty for nothing."""
+        return problem_in(self.database)
 
     def open_claim(
         self, members: tuple[str, ...], fingerprint: str, report_names: Iterator[str]

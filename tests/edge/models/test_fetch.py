@@ -18,7 +18,6 @@ from edge.errors import BadSettings
 from edge.folders import exclusive
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.fetch import ModelStep, fetch
-from edge.models.store import StoredPackage, models_state
 from edge.run import site_of
 from edge.settings.core import load_settings
 from edge.trail.verify import verify
@@ -161,19 +160,6 @@ def test_what_is_not_the_file_of_the_manifest_is_refused(
     assert_refused(site, responses, says)
 
 
-def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, site: Edge) -> None:
-    """Its database has a row without an engine in shadow."""
-    version = read_package(NAME, hospital.folder).version
-    with site.store() as store:
-        store.shadow(StoredPackage(version, NAME, ""), user="agent")
-        assert store.package(version) is None
-    assert models_state(site.site).shadow is None
-    assert fetch(site.site, user="a").new
-    shadow = models_state(site.site).shadow
-    assert shadow is not None
-    assert shadow.version == version
-
-
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_what_has_the_name_of_a_version_and_is_no_folder_is_replaced(
     hospital: Signed, site: Edge, kind: str, tmp_path: Path
@@ -204,8 +190,7 @@ def with_roles(*roles: int) -> Change:
 OLDER = "of different versions, upgrade the older"
 WRONG: list[tuple[Change, str]] = [
     (with_roles(), OLDER),
-    (with_roles(pb.PIECE_ROLE_INT4, pb.PIECE_ROLE_FINAL), OLDER),
-    (with_roles(pb.PIECE_ROLE_FINAL), OLDER),
+    (with_roles(pb.PIECE_ROLE_XZ, pb.PIECE_ROLE_XZ), OLDER),
     (with_roles(77), OLDER),
     (lambda offer: offer.pieces[0].__setattr__("bytes", 2**40), "expected at most"),
     (lambda offer: offer.__setattr__("manifest", b"x" * 300_000), "a manifest of more than"),
