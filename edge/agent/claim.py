@@ -48,7 +48,7 @@ def claim(
     moved.
     """
     names = free_report_names(study.name, folders.outbox)
-    record = store.open_claim(study.members, study.fingerprint, names)
+    record = store.open_claim(study.members, names)
     if record is None:
         return None
     on_claim(record.id, study.since_s)

@@ -49,7 +49,6 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS studies (
     id TEXT PRIMARY KEY,
     members TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
     report_name TEXT NOT NULL UNIQUE,
     step TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -118,15 +117,13 @@ class StudyStore:
         """Check the whole database: return what is damaged in it, empty for nothing."""
         return problem_in(self.database)
 
-    def open_claim(
-        self, members: tuple[str, ...], fingerprint: str, report_names: Iterator[str]
-    ) -> Record | None:
+    def open_claim(self, members: tuple[str, ...], report_names: Iterator[str]) -> Record | None:
         """Insert a study at step CLAIMING; return None if another process claims the same name.
 
         The first of ``report_names`` that is free becomes its folder in the outbox.
         """
-        row = {"members": json.dumps(members), "fingerprint": fingerprint}
         self._on_step(Step.CLAIMING, False)
+        row = {"members": json.dumps(members)}
         record = self._insert(new_study_key(), Step.CLAIMING, report_names, row)
         if record is not None:
             self._on_step(Step.CLAIMING, True)
@@ -152,7 +149,7 @@ class StudyStore:
             self.trail.record(Event.ADOPTED, study_key=key, **facts)
             self._reported(key, versions)
 
-        row = {"members": json.dumps(members), "fingerprint": "", **reason}
+        row = {"members": json.dumps(members), **reason}
         return self._insert(key, step, report_names, row, also)
 
     def has(self, key: str) -> bool:
