@@ -210,7 +210,7 @@ def durable(database: sqlite3.Connection, on_step: StepHook, step: Enum) -> Iter
 def migrate(
     path: Path, migrations: Sequence[Migration], on_step: StepHook = lambda _step, _durable: None
 ) -> None:
-    """Bring the database at ``path`` to the version of this program; make it if it is missing.
+    """Bring the database at ``path`` to the version of this program; an empty one stays empty.
 
     ``migrations`` are all, in the order of their numbers.
     All migrations that are due are one transaction, so there is no version between two releases.
@@ -226,10 +226,7 @@ def migrate(
     with closing(open_database(path)) as database:
         version = require_known(database, path, migrations)
         due = [one for one in migrations if one.number > version]
-        if not due:
-            return
-        if is_empty(database):
-            make_tables(database, migrations)
+        if not due or is_empty(database):
             return
         on_step(MigrationStep.BACKED_UP, False)
         _back_up(database, path, version)

@@ -127,9 +127,8 @@ class ModelStore:
 
     def choice(self) -> Choice:
         """Return which versions are in use."""
-        row = self.database.execute(
-            "SELECT active, previous, shadow, changed, changed_by FROM model_choice"
-        ).fetchone()
+        query = "SELECT active, previous, shadow, changed, changed_by FROM model_choice"
+        row = self.database.execute(query).fetchone()
         return Choice() if row is None else Choice(*row)
 
     def package(self, version: str | None) -> StoredPackage | None:
@@ -138,14 +137,8 @@ class ModelStore:
 
     def packages(self) -> list[StoredPackage]:
         """Return all packages, the last one first."""
-        rows = self.database.execute(
-            "SELECT version, name, engine, rejected, fetched FROM model_packages"
-            " ORDER BY rowid DESC"
-        )
-        return [
-            StoredPackage(version, name, engine, bool(rejected), fetched)
-            for version, name, engine, rejected, fetched in rows
-        ]
+        rows = self.database.execute("SELECT * FROM model_packages ORDER BY rowid DESC")
+        return [StoredPackage(**{**row, "rejected": bool(row["rejected"])}) for row in rows]
 
     def shadow(self, package: StoredPackage, **facts: Any) -> None:
         """Store a package that is here, and try it in shadow."""
