@@ -165,7 +165,7 @@ def test_an_archive_gets_the_classes_that_it_takes_whichever_they_are(
             assert site.exports.held() == set()  # retention goes on
             # the next archive is a new one
             site.store.database.execute("UPDATE deliveries SET reason = ''")
-        assert len(SUBSETS) == 31
+        assert len(SUBSETS) == 15
         assert pacs.associations <= 4 * len(SUBSETS)
 
 
