@@ -65,14 +65,14 @@ class ModelTransfers:
                 " the operator of the cloud offers one with the setting offered_model"
             )
         if len(request.held) > MOST_HELD:
-            many = f"{len(request.held)} pieces held, expected at most {MOST_HELD}"
+            many = f"{len(request.held)} files held, expected at most {MOST_HELD}"
             raise InvalidRequest(many, field="held", limit=MOST_HELD)
         with self._counted():
             if request.version == offer.version:
                 same = pb.ModelOffer(version=offer.version, name=offer.name)
                 yield pb.GetModelResponse(offer=same)
                 return
-            held = {piece.sha256: piece.bytes for piece in request.held}
+            held = {one.sha256: one.bytes for one in request.held}
             loop, sent = asyncio.get_running_loop(), 0
             until_s = loop.time() + self._longest_s
             yield pb.GetModelResponse(offer=_encoded(offer))
@@ -106,5 +106,6 @@ def _encoded(offer: Offer) -> pb.ModelOffer:
         name=offer.name,
         manifest=offer.manifest,
         signatures=offer.signatures,
-        pieces=[pb.ModelPiece(role=pb.PIECE_ROLE_XZ, bytes=len(offer.packed), sha256=offer.sha256)],
+        bytes=len(offer.packed),
+        sha256=offer.sha256,
     )

@@ -4,8 +4,7 @@ WAL and ``synchronous=FULL``: what a transaction has written survives a power cu
 
 The version of a database is the number of the last migration that it had (``PRAGMA user_version``).
 Core and parts each have their migrations, and all numbers are different. A migration is never
-changed once it is released: a change of a table is a new migration with the next number. Version 0
-has all tables of the migrations 1 to 5, but no number; these make only what is missing.
+changed once it is released: a change of a table is a new migration with the next number.
 
 A part stores its rows in the transaction of the step that they belong to. So the core calls it
 there (`StoreExtension`), and knows nothing else of it.
@@ -180,13 +179,9 @@ def file_identities(path: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
-def columns(database: sqlite3.Connection) -> set[str]:
-    """Return ``table.column`` of all columns."""
-    query = (
-        "SELECT t.name || '.' || c.name FROM sqlite_master AS t"
-        " JOIN pragma_table_info(t.name) AS c WHERE t.type = 'table'"
-    )
-    return {row[0] for row in database.execute(query)}
+def is_empty(database: sqlite3.Connection) -> bool:
+    """Return whether a database has no tables."""
+    return database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
 @contextmanager
@@ -215,7 +210,7 @@ def durable(database: sqlite3.Connection, on_step: StepHook, step: Enum) -> Iter
 def migrate(
     path: Path, migrations: Sequence[Migration], on_step: StepHook = lambda _step, _durable: None
 ) -> None:
-    """Bring the database at ``path`` to the version of this program; make it if it is missing.
+    """Bring the database at ``path`` to the version of this program; an empty one stays empty.
 
     ``migrations`` are all, in the order of their numbers.
     All migrations that are due are one transaction, so there is no version between two releases.
@@ -231,10 +226,7 @@ def migrate(
     with closing(open_database(path)) as database:
         version = require_known(database, path, migrations)
         due = [one for one in migrations if one.number > version]
-        if not due:
-            return
-        if not columns(database):
-            make_tables(database, migrations)
+        if not due or is_empty(database):
             return
         on_step(MigrationStep.BACKED_UP, False)
         _back_up(database, path, version)
@@ -330,23 +322,15 @@ def require_current(
         )
 
 
-def problem_in(database: sqlite3.Connection, migrations: Sequence[Migration]) -> str:
-    """Check a whole database: return what is damaged or missing in it, empty for nothing."""
+def problem_in(database: sqlite3.Connection) -> str:
+    """Check a whole database: return what is damaged in it, empty for nothing."""
     try:
         (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        return str(result) if result != "ok" else lacking_in(database, migrations)
+        return "" if result == "ok" else str(result)
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):
             raise
         return str(error)
-
-
-def lacking_in(database: sqlite3.Connection, migrations: Sequence[Migration]) -> str:
-    """Return which columns a database lacks after these migrations, empty for none."""
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
-        make_tables(new, migrations)
-        lacks = sorted(columns(new) - columns(database))
-    return f"lacks {', '.join(lacks)}" if lacks else ""
 
 
 def copies(path: Path) -> list[Path]:

@@ -11,7 +11,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 from edge.errors import UnfitModel
 from edge.findings import Decision, Finding, Inner, Route
@@ -59,17 +58,6 @@ class Thresholds:
             if values[low] > values[high]:
                 raise UnfitModel(f"thresholds: {low} {values[low]} is above {high} {values[high]}")
         return cls(**values)
-
-
-def present_thresholds(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return stored thresholds by their present names.
-
-    An earlier program had two for findings. ``alone``, that without a verdict, takes none away.
-    """
-    limits = dict(stored)
-    limits.setdefault("finding", limits.get("alone"))
-    limits.setdefault("possible", limits["finding"])
-    return limits
 
 
 @dataclass(frozen=True)

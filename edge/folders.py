@@ -21,10 +21,7 @@ from edge.settings.core import EdgeSettings
 DATABASE = "spool.sqlite3"
 """Name of the database in the state folder."""
 RECEIVED = ".received.json"
-"""Hidden file in the folder of a series that was received: who sent it, and since when.
-
-An earlier version had a folder in the inbox for each series, with this file in it.
-"""
+"""Hidden file in the folder of a series that was received: who sent it, and since when."""
 DONE = ".done"
 """Suffix of an empty file, or the file itself in a folder: the study of this name is complete."""
 TRAIL = "trail"

@@ -141,14 +141,6 @@ NOT_CALIBRATED = Guarantee()
 UNREAD = Guarantee(reason="the study was not read")
 
 
-def present_guarantee(stored: object) -> Guarantee:
-    """Return a stored guarantee; where an earlier program gave it in other terms, there is none."""
-    try:
-        return TypeAdapter(Guarantee).validate_python(stored)
-    except ValidationError:
-        return Guarantee(reason="an earlier version of the program gave it in other terms")
-
-
 def guarantee_of_model(settings: Mapping[str, object], version: str) -> Guarantee:
     """Return the most that a report of this model, in this ``version`` and reading, may guarantee.
 

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from pydantic import TypeAdapter
 
-from edge.decide import Plan, Situation, decide, present_thresholds
+from edge.decide import Plan, Situation, decide
 from edge.selection import SelectionPolicy
 
 EVENT = "decided"
@@ -60,7 +60,6 @@ def replay(line: str, policy: SelectionPolicy | None = None) -> Plan:
     if logged != here:
         _log.warning("another version made this decision", logged=logged, version=here)
     situation = dict(fields["situation"])
-    situation["thresholds"] = present_thresholds(situation["thresholds"])
     if policy is not None:
         situation["policy"] = asdict(policy)
     return decide(_situations().validate_python(situation))

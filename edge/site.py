@@ -66,14 +66,12 @@ class Site:
         """Open the database for one use, beside an agent that may run; errors say what to do.
 
         Raises:
-            InvalidDatabase: it is damaged, of another layout, locked, or cannot be opened.
+            InvalidDatabase: it is damaged, locked, or cannot be opened.
             OtherVersion: it is of another version of the program.
         """
         path = self.database
         try:
             with StudyStore(path, self.schema) as store:
-                if lacking := store.lacking():
-                    raise InvalidDatabase(f"{path}: {lacking}: {RESTART}")
                 yield store
         except InvalidDatabase as error:
             if is_damage(error.__cause__, opening=True):

@@ -49,11 +49,6 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
-if sys.version_info >= (3, 13):
-    from warnings import deprecated as _deprecated
-else:
-    from typing_extensions import deprecated as _deprecated
-
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _ErrorKind:
@@ -177,36 +172,6 @@ MODEL_KIND_UNSPECIFIED: ModelKind.ValueType  # 0
 MODEL_KIND_SCREENING: ModelKind.ValueType  # 1
 """finds candidates on the edge"""
 Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
-
-class _PieceRole:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _PieceRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PieceRole.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    PIECE_ROLE_UNSPECIFIED: _PieceRole.ValueType  # 0
-    @_builtins.property
-    @_deprecated("""This enum value has been marked as deprecated using proto enum value options.""")
-    def PIECE_ROLE_INT4(self) -> _PieceRole.ValueType:   # 1
-        """of the drafts of this contract, which sent differences to a smaller file; not sent any more"""
-    @_builtins.property
-    @_deprecated("""This enum value has been marked as deprecated using proto enum value options.""")
-    def PIECE_ROLE_FINAL(self) -> _PieceRole.ValueType: ...  # 2
-    PIECE_ROLE_XZ: _PieceRole.ValueType  # 3
-    """the model file, compressed with xz"""
-
-class PieceRole(_PieceRole, metaclass=_PieceRoleEnumTypeWrapper):
-    """There is one piece, the model file. A caller refuses an offer with other pieces, or with a role
-    that it does not know.
-    """
-
-PIECE_ROLE_UNSPECIFIED: PieceRole.ValueType  # 0
-PIECE_ROLE_INT4: PieceRole.ValueType  # 1
-"""of the drafts of this contract, which sent differences to a smaller file; not sent any more"""
-PIECE_ROLE_FINAL: PieceRole.ValueType  # 2
-PIECE_ROLE_XZ: PieceRole.ValueType  # 3
-"""the model file, compressed with xz"""
-Global___PieceRole: _TypeAlias = PieceRole  # noqa: Y015
 
 @_typing.final
 class ReadRequest(_message.Message):
@@ -697,15 +662,15 @@ class GetModelRequest(_message.Message):
     version: _builtins.str
     """that the caller has; if it is offered, only its name is sent"""
     @_builtins.property
-    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldPiece]:
-        """beginnings of pieces, of a transfer that was interrupted"""
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldModel]:
+        """beginnings of files, of a transfer that was interrupted"""
 
     def __init__(
         self,
         *,
         kind: Global___ModelKind.ValueType = ...,
         version: _builtins.str = ...,
-        held: _abc.Iterable[Global___HeldPiece] | None = ...,
+        held: _abc.Iterable[Global___HeldModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -716,13 +681,13 @@ class GetModelRequest(_message.Message):
 Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
 
 @_typing.final
-class HeldPiece(_message.Message):
+class HeldModel(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SHA256_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     sha256: _builtins.bytes
-    """of the whole piece"""
+    """of the whole file as it is sent"""
     bytes: _builtins.int
     """that the caller has of it"""
     def __init__(
@@ -737,7 +702,7 @@ class HeldPiece(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HeldPiece: _TypeAlias = HeldPiece  # noqa: Y015
+Global___HeldModel: _TypeAlias = HeldModel  # noqa: Y015
 
 @_typing.final
 class GetModelResponse(_message.Message):
@@ -775,7 +740,8 @@ class ModelOffer(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
     SIGNATURES_FIELD_NUMBER: _builtins.int
-    PIECES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """of the package: `models.runtime.package`"""
     name: _builtins.str
@@ -784,8 +750,10 @@ class ModelOffer(_message.Message):
     """manifest.toml, as it was signed"""
     signatures: _builtins.bytes
     """manifest.sig"""
-    @_builtins.property
-    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelPiece]: ...
+    bytes: _builtins.int
+    """of the model file, compressed with xz"""
+    sha256: _builtins.bytes
+    """of these bytes"""
     def __init__(
         self,
         *,
@@ -793,64 +761,36 @@ class ModelOffer(_message.Message):
         name: _builtins.str = ...,
         manifest: _builtins.bytes = ...,
         signatures: _builtins.bytes = ...,
-        pieces: _abc.Iterable[Global___ModelPiece] | None = ...,
+        bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "name", b"name", "pieces", b"pieces", "signatures", b"signatures", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "manifest", b"manifest", "name", b"name", "sha256", b"sha256", "signatures", b"signatures", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelOffer: _TypeAlias = ModelOffer  # noqa: Y015
 
 @_typing.final
-class ModelPiece(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ROLE_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
-    SHA256_FIELD_NUMBER: _builtins.int
-    role: Global___PieceRole.ValueType
-    bytes: _builtins.int
-    sha256: _builtins.bytes
-    def __init__(
-        self,
-        *,
-        role: Global___PieceRole.ValueType = ...,
-        bytes: _builtins.int = ...,
-        sha256: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "role", b"role", "sha256", b"sha256"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ModelPiece: _TypeAlias = ModelPiece  # noqa: Y015
-
-@_typing.final
 class ModelChunk(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    PIECE_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
-    piece: _builtins.int
-    """index in the offer"""
     offset: _builtins.int
-    """of the first byte in the piece"""
+    """of the first byte"""
     data: _builtins.bytes
     """at most 64 KiB"""
     def __init__(
         self,
         *,
-        piece: _builtins.int = ...,
         offset: _builtins.int = ...,
         data: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset", "piece", b"piece"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

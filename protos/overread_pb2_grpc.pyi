@@ -83,7 +83,7 @@ class OverreadStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_overread_pb2.DescribeRequest, _overread_pb2.DescribeResponse]
     """Describes the model served, and the limits that a caller must keep."""
     GetModel: _grpc.UnaryStreamMultiCallable[_overread_pb2.GetModelRequest, _overread_pb2.GetModelResponse]
-    """Sends a model for the edge: an offer, then what the caller lacks of its pieces, in order. A
+    """Sends a model for the edge: an offer, then what the caller lacks of the file, in order. A
     service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
     may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
     """
@@ -111,7 +111,7 @@ class OverreadAsyncStub(OverreadStub):
     Describe: _aio.UnaryUnaryMultiCallable[_overread_pb2.DescribeRequest, _overread_pb2.DescribeResponse]  # type: ignore[assignment]
     """Describes the model served, and the limits that a caller must keep."""
     GetModel: _aio.UnaryStreamMultiCallable[_overread_pb2.GetModelRequest, _overread_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Sends a model for the edge: an offer, then what the caller lacks of its pieces, in order. A
+    """Sends a model for the edge: an offer, then what the caller lacks of the file, in order. A
     service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
     may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
     """
@@ -154,7 +154,7 @@ class OverreadServicer(metaclass=_abc_1.ABCMeta):
         request: _overread_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_overread_pb2.GetModelResponse], _abc.AsyncIterator[_overread_pb2.GetModelResponse]]:
-        """Sends a model for the edge: an offer, then what the caller lacks of its pieces, in order. A
+        """Sends a model for the edge: an offer, then what the caller lacks of the file, in order. A
         service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
         may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
         """

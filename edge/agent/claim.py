@@ -48,7 +48,7 @@ def claim(
     moved.
     """
     names = free_report_names(study.name, folders.outbox)
-    record = store.open_claim(study.members, study.fingerprint, names)
+    record = store.open_claim(study.members, names)
     if record is None:
         return None
     on_claim(record.id, study.since_s)
@@ -203,7 +203,7 @@ def sampled(files: Sequence[Path]) -> Iterator[Arrived]:
 
 def received(study: Path) -> dict[str, Any]:
     """Return how a study was received, as its first series says; empty for one that was not."""
-    found = [_received(file) for file in (study / RECEIVED, *sorted(study.glob(f"*/{RECEIVED}")))]
+    found = [_received(file) for file in sorted(study.glob(f"*/{RECEIVED}"))]
     return min(filter(None, found), key=lambda one: str(one.get("first")), default={})
 
 

@@ -113,9 +113,7 @@ class ReceivedStore:
         # what a crash left: the agent's lock on the inbox makes sure that nobody else receives
         remove(self._receiving)
         make_folder(self._receiving)
-        # in the folders of series; an earlier version had one for each in the inbox
-        sidecars = [*inbox.glob(f"[!.]*/{RECEIVED}"), *inbox.glob(f"[!.]*/*/{RECEIVED}")]
-        for study in {inbox / one.relative_to(inbox).parts[0] for one in sidecars}:
+        for study in {one.parents[1] for one in inbox.glob(f"[!.]*/*/{RECEIVED}")}:
             if not files_of(study):
                 remove(study)
 

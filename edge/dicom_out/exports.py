@@ -123,9 +123,6 @@ CREATE TABLE IF NOT EXISTS deliveries (
     FOREIGN KEY (study_key, version) REFERENCES exports ON DELETE CASCADE
 );
 CREATE INDEX IF NOT EXISTS deliveries_open ON deliveries (target, step) WHERE step != 'sent';
-"""
-
-_NOT_TAKEN = """
 CREATE TABLE IF NOT EXISTS not_taken (
     target TEXT NOT NULL, sop_class TEXT NOT NULL,
     reason TEXT NOT NULL, attempts INTEGER NOT NULL, since TEXT NOT NULL,
@@ -133,10 +130,10 @@ CREATE TABLE IF NOT EXISTS not_taken (
 );
 """
 
+MIGRATIONS = (Migration(3, _TABLES),)
+
 _WAITS = "study_key = ? AND version = ? AND target = ? AND resends = ? AND step = 'sending'"
 """A delivery that waits, unless a person has resent it meanwhile; for the values of `_key`."""
-
-MIGRATIONS = (Migration(3, _TABLES), Migration(8, _NOT_TAKEN))
 
 
 class ExportStore:

@@ -65,7 +65,7 @@ def make_objects(out: Path, device: Device, version: int | None = None) -> MadeO
     newest = _report(out / "report.json")
     version = newest.version if version is None else version
     folder = objects_folder(out, version)
-    if not any(folder.glob("*.dcm")):  # an earlier version left folders without objects
+    if not any(folder.glob("*.dcm")):
         is_newest = version == newest.version
         report = newest if is_newest else _report(out / of_version("report.json", version))
         _write(folder, *_make(out, report, device, is_newest=is_newest))

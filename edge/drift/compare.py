@@ -113,19 +113,13 @@ class Drift:
         return bool(self.measures)
 
 
-def compare(
-    model: str,
-    baseline: Sequence[Observation],
-    recent: Sequence[Observation],
-    first: Sequence[Observation] = (),
-    last: Sequence[Observation] = (),
-) -> Drift:
+def compare(model: str, baseline: Sequence[Observation], recent: Sequence[Observation]) -> Drift:
     """Compare the two groups of studies; the result is the same for the same studies.
 
-    The images of ``first`` and ``last`` are compared, which are the first studies and the last few
-    that have them.
+    The images are those of the last few.
     """
-    measures = (*_of_candidates(baseline, recent), *_of_images(first, last))
+    images = _of_images(baseline, recent[-LAST_IMAGES:])
+    measures = (*_of_candidates(baseline, recent), *images)
     return Drift(model, tuple(baseline), tuple(recent), measures)
 
 
@@ -174,8 +168,8 @@ def _of_images(first: Sequence[Observation], last: Sequence[Observation]) -> lis
             outside = ((now < low - beyond) | (now > high + beyond)).mean(axis=1)
             measures.append(_outside(name, np.median(before[0]), np.median(now[0]), outside))
     stated = {
-        "kernel": [one.kernel or "" for one in every],
-        "thickness": [f"{one.thickness_mm or 0:.1f}" for one in every],
+        "kernel": [one.kernel for one in every],
+        "thickness": [f"{one.thickness_mm:.1f}" for one in every],
     }
     for name, values in stated.items():
         table = np.array(values)[:, None] == np.unique(values)

@@ -2,8 +2,8 @@
 
 It is computed from ``report.json`` alone, while the agent is idle and not in the transaction that
 marks the report as written: nothing of it is in the way of a study. A row that is missing, after a
-lost database or in one of an older version, is made again from the file. A row has about 200 bytes,
-and is kept when study and report are removed.
+lost database, is made again from the file. A row has about 200 bytes, and is kept when study and
+report are removed.
 """
 
 import sqlite3
@@ -38,19 +38,17 @@ CREATE TABLE IF NOT EXISTS drift (
     findings INTEGER NOT NULL,
     possible INTEGER NOT NULL,
     read_again INTEGER NOT NULL,
-    changed INTEGER NOT NULL
+    changed INTEGER NOT NULL,
+    air_hu REAL,
+    blood_hu REAL,
+    noise_hu REAL,
+    kernel TEXT NOT NULL,
+    thickness_mm REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS drift_by_model ON drift (model);
 """
-_IMAGES = """
-ALTER TABLE drift ADD COLUMN air_hu REAL;
-ALTER TABLE drift ADD COLUMN blood_hu REAL;
-ALTER TABLE drift ADD COLUMN noise_hu REAL;
-ALTER TABLE drift ADD COLUMN kernel TEXT; -- NULL for a row without any of the images
-ALTER TABLE drift ADD COLUMN thickness_mm REAL;
-"""
 
-MIGRATIONS = (Migration(4, _TABLES), Migration(9, _IMAGES))
+MIGRATIONS = (Migration(4, _TABLES),)
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,7 @@ class Observation:
         read_again: uncertain candidates of a study whose second reading is complete, else 0.
         changed: those of them that the second reading decided otherwise than the edge alone.
         air_hu, blood_hu, noise_hu: of `imaging.acquisition.Acquisition`; None where not measured.
-        kernel, thickness_mm: as the images state them, empty and 0 where they do not; None in a row
-            of an older version.
+        kernel, thickness_mm: as the images state them, empty and 0 where they do not.
     """
 
     study_key: str
@@ -86,19 +83,19 @@ class Observation:
     air_hu: float | None = None
     blood_hu: float | None = None
     noise_hu: float | None = None
-    kernel: str | None = None
-    thickness_mm: float | None = None
+    kernel: str = ""
+    thickness_mm: float = 0.0
 
 
 def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) -> Observation:
-    """Return what is noted of a report; of one that is missing or rejected, only its key.
+    """Return what is noted of a report; only the key where it is missing, or no study was read.
 
     ``finding`` is the probability from which a candidate is a finding.
 
     Raises:
         KeyError, TypeError, ValueError: the report is damaged.
     """
-    if report is None or report["status"] == Status.REJECTED.value:
+    if report is None or report["status"] in (Status.REJECTED.value, Status.IGNORED.value):
         return Observation(study_key)
     scores = [0] * BINS
     for candidate in report["candidates"]:
@@ -107,7 +104,7 @@ def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) ->
         float(one["score"]) for one in report["candidates"] if one["route"] == Route.ESCALATE.value
     ]
     is_complete = report["second_reading"] == SecondReading.COMPLETE.value
-    measured = report.get("acquisition") or {}  # not by an older version
+    measured = report["acquisition"] or {}
     return Observation(
         study_key,
         model=model_of(str(report["models"].get("edge", ""))),
@@ -121,8 +118,8 @@ def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) ->
         read_again=len(unsure) if is_complete else 0,
         changed=_changed(unsure, report["findings"], finding) if is_complete else 0,
         **{name: measured.get(name) for name in ("air_hu", "blood_hu", "noise_hu")},
-        kernel=report["study"]["kernel"] if measured else None,
-        thickness_mm=report["study"]["slice_thickness_mm"] if measured else None,
+        kernel=report["study"]["kernel"],
+        thickness_mm=report["study"]["slice_thickness_mm"],
     )
 
 
@@ -178,24 +175,15 @@ def put(database: sqlite3.Connection, seen: Observation, updated: str) -> None:
 
 
 def observations(
-    database: sqlite3.Connection, model: str, most: int, *, skip: int = 0, images: bool = False
+    database: sqlite3.Connection, model: str, most: int, *, skip: int = 0
 ) -> list[Observation]:
-    """Return observations of a model in their order, without the first ``skip`` of them.
-
-    ``images`` leaves out those without any of the images.
-    """
-    only = "AND kernel IS NOT NULL" if images else ""
-    rows = database.execute(
-        f"SELECT * FROM drift WHERE model = ? {only} ORDER BY rowid LIMIT ? OFFSET ?",
-        (model, most, skip),
-    )
-    return [_observation(row) for row in rows]
+    """Return observations of a model in their order, without the first ``skip`` of them."""
+    query = "SELECT * FROM drift WHERE model = ? ORDER BY rowid LIMIT ? OFFSET ?"
+    return [_observation(row) for row in database.execute(query, (model, most, skip))]
 
 
 def _observation(row: sqlite3.Row) -> Observation:
     values = {field.name: row[field.name] for field in fields(Observation)}
     flags = {name: bool(row[name]) for name in ("provisional", "is_read_again")}
-    packed, scores = row["scores"], (0,) * BINS  # of a version with other bins, none
-    if len(packed) == BINS * _SCORES.itemsize:
-        scores = tuple(np.frombuffer(packed, _SCORES).tolist())
+    scores = tuple(np.frombuffer(row["scores"], _SCORES).tolist())
     return Observation(**{**values, **flags, "scores": scores})

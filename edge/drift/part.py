@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from edge.database import Schema
-from edge.drift.compare import BASELINE, LAST_IMAGES, NAMES, RECENT, Drift, Level, compare, rates
+from edge.drift.compare import BASELINE, NAMES, RECENT, Drift, Level, compare, rates
 from edge.drift.observe import MIGRATIONS, Observation, due, observations, observe, put
 from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
@@ -61,12 +61,9 @@ def _load(database: sqlite3.Connection) -> Drift:
     if last is None:
         return NOTHING
     model = str(last[0])
-    counts = "SELECT count(*), count(kernel) FROM drift WHERE model = ?"
-    count, seen = database.execute(counts, (model,)).fetchone()
-    recent = observations(database, model, RECENT, skip=max(BASELINE, count - RECENT))
-    skip, of = max(BASELINE, seen - LAST_IMAGES), partial(observations, database, model)
-    first, last = of(BASELINE, images=True), of(LAST_IMAGES, skip=skip, images=True)
-    return compare(model, of(BASELINE), recent, first, last)
+    counted = database.execute("SELECT count(*) FROM drift WHERE model = ?", (model,))
+    skip, of = max(BASELINE, counted.fetchone()[0] - RECENT), partial(observations, database, model)
+    return compare(model, of(BASELINE), of(RECENT, skip=skip))
 
 
 AT_ONCE = 500

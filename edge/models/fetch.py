@@ -60,7 +60,7 @@ from protos.overread_pb2_grpc import OverreadStub
 TRANSFER_S = 900.0
 """Longest time of one transfer; the next one continues it."""
 MOST_HELD = 16
-"""Pieces that a request names."""
+"""Files that a request names."""
 FETCH_EVERY_S = 86_400.0
 """Time between two requests for a new model."""
 FIRST_PAUSE_S = 60.0
@@ -161,10 +161,10 @@ class _Transfer:
                 return Fetched(known.version, is_new)
             folder = self._accept(offer)
             package = signed_package(offer.name, folder, self._keys)
-            part = folder / f".{offer.pieces[0].sha256.hex()}{_PART}"
+            part = folder / f".{offer.sha256.hex()}{_PART}"
             with named(part):
-                self._receive(responses, offer.pieces[0].bytes, part)
-            self._use(package, part, offer.pieces[0].sha256)
+                self._receive(responses, offer.bytes, part)
+            self._use(package, part, offer.sha256)
             self._clean_up()
             return Fetched(package.version, True, self._bytes)
         finally:
@@ -189,15 +189,9 @@ class _Transfer:
         self._offered = offer.version if is_version(offer.version) else ""
         if len(offer.manifest) > MOST_MANIFEST or len(offer.signatures) > MOST_MANIFEST:
             raise RefusedModel(f"a manifest of more than {MOST_MANIFEST} bytes")
-        roles = [piece.role for piece in offer.pieces]
-        if roles != [pb.PIECE_ROLE_XZ]:
-            raise RefusedModel(
-                f"the cloud sends pieces of roles {roles}, expected one model file in xz (role"
-                f" {pb.PIECE_ROLE_XZ}): cloud and edge are of different versions, upgrade the older"
-            )
-        size = offer.pieces[0].bytes
-        if not 0 < size <= MOST_MODEL or len(offer.pieces[0].sha256) != 32:
-            raise RefusedModel(f"a model file of {size} bytes, expected at most {MOST_MODEL}")
+        if not 0 < offer.bytes <= MOST_MODEL or len(offer.sha256) != 32:
+            size = f"{offer.bytes} bytes and a hash of {len(offer.sha256)}"
+            raise RefusedModel(f"a model file of {size}, expected at most {MOST_MODEL} and 32")
         folder = folder_of(self._site, offer.version)
         with self._step(ModelStep.OFFERED):
             new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
@@ -228,11 +222,9 @@ class _Transfer:
                     raise FetchFailed("the transfer ended before the model was whole; fetch again")
                 chunk = response.chunk
                 count = len(chunk.data)
-                if chunk.piece != 0 or chunk.offset != had or not 0 < count <= size - had:
-                    raise RefusedModel(
-                        f"{count} bytes of piece {chunk.piece} from {chunk.offset} came, expected"
-                        f" at most {size - had} of piece 0 from {had}"
-                    )
+                if chunk.offset != had or not 0 < count <= size - had:
+                    came = f"{count} bytes from {chunk.offset} came"
+                    raise RefusedModel(f"{came}, expected at most {size - had} from {had}")
                 file.write(chunk.data)
                 self._bytes += count
 
@@ -243,9 +235,7 @@ class _Transfer:
             packed = part.read_bytes()
             if hashlib.sha256(packed).digest() != digest:
                 remove(part)
-                raise RefusedModel(
-                    f"a piece of {len(packed)} bytes has another hash than was offered"
-                )
+                raise RefusedModel(f"{len(packed)} bytes have another hash than was offered")
             with self._step(ModelStep.STORED):
                 try:
                     content = unpacked(packed)
@@ -329,12 +319,12 @@ def _alone(folder: Path) -> Iterator[None]:
         raise FetchFailed("another fetch runs now; its result is in the list") from error
 
 
-def _held(top: Path) -> Iterator[pb.HeldPiece]:
-    """Yield every piece of which a part is here: the hash of the whole, and the bytes so far."""
+def _held(top: Path) -> Iterator[pb.HeldModel]:
+    """Yield every file of which a part is here: the hash of the whole, and the bytes so far."""
     for part in top.glob(f"*/.*{_PART}"):
         digest = part.name[1 : -len(_PART)]
         if len(digest) == 64 and not set(digest) - set("0123456789abcdef"):
-            yield pb.HeldPiece(sha256=bytes.fromhex(digest), bytes=part.stat().st_size)
+            yield pb.HeldModel(sha256=bytes.fromhex(digest), bytes=part.stat().st_size)
 
 
 def _shipped_version(settings: EdgeSettings) -> str:

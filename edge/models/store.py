@@ -45,38 +45,13 @@ CREATE TABLE IF NOT EXISTS model_choice (
 CREATE TABLE IF NOT EXISTS model_packages (
     version TEXT PRIMARY KEY,
     name TEXT NOT NULL,
-    first_engine TEXT NOT NULL DEFAULT '', -- until migration 7
-    engine TEXT NOT NULL DEFAULT '', -- that runs the model
+    engine TEXT NOT NULL, -- that runs the model
     rejected INTEGER NOT NULL DEFAULT 0, -- it was rolled back
     fetched TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS model_compared (
     version TEXT NOT NULL,
-    form TEXT NOT NULL, -- until migration 7
     active TEXT NOT NULL, -- what it was compared with
-    study_key TEXT NOT NULL,
-    created TEXT NOT NULL,
-    findings INTEGER NOT NULL,
-    kept INTEGER NOT NULL,
-    added INTEGER NOT NULL,
-    regions_before INTEGER NOT NULL,
-    regions_after INTEGER NOT NULL,
-    pairs INTEGER NOT NULL,
-    logit_median REAL,
-    logit_p95 REAL,
-    before_s REAL NOT NULL,
-    after_s REAL NOT NULL,
-    PRIMARY KEY (version, form, active, study_key)
-);
-"""
-
-_WITHOUT_INT4 = """
-DELETE FROM model_packages WHERE engine = '';
-UPDATE model_choice SET shadow = NULL WHERE shadow NOT IN (SELECT version FROM model_packages);
-ALTER TABLE model_packages DROP COLUMN first_engine;
-CREATE TABLE compared (
-    version TEXT NOT NULL,
-    active TEXT NOT NULL,
     study_key TEXT NOT NULL,
     created TEXT NOT NULL,
     findings INTEGER NOT NULL,
@@ -91,15 +66,9 @@ CREATE TABLE compared (
     after_s REAL NOT NULL,
     PRIMARY KEY (version, active, study_key)
 );
-INSERT INTO compared SELECT version, active, study_key, created, findings, kept, added,
-    regions_before, regions_after, pairs, logit_median, logit_p95, before_s, after_s
-    FROM model_compared WHERE form = 'final' ORDER BY rowid;
-DROP TABLE model_compared;
-ALTER TABLE compared RENAME TO model_compared;
 """
-"""Models come whole: an INT4 form that came first is neither kept nor compared any more."""
 
-MIGRATIONS = (Migration(5, _TABLES), Migration(7, _WITHOUT_INT4))
+MIGRATIONS = (Migration(5, _TABLES),)
 
 log = structlog.get_logger()
 
@@ -158,9 +127,8 @@ class ModelStore:
 
     def choice(self) -> Choice:
         """Return which versions are in use."""
-        row = self.database.execute(
-            "SELECT active, previous, shadow, changed, changed_by FROM model_choice"
-        ).fetchone()
+        query = "SELECT active, previous, shadow, changed, changed_by FROM model_choice"
+        row = self.database.execute(query).fetchone()
         return Choice() if row is None else Choice(*row)
 
     def package(self, version: str | None) -> StoredPackage | None:
@@ -169,14 +137,8 @@ class ModelStore:
 
     def packages(self) -> list[StoredPackage]:
         """Return all packages, the last one first."""
-        rows = self.database.execute(
-            "SELECT version, name, engine, rejected, fetched FROM model_packages"
-            " WHERE engine != '' ORDER BY rowid DESC"
-        )
-        return [
-            StoredPackage(version, name, engine, bool(rejected), fetched)
-            for version, name, engine, rejected, fetched in rows
-        ]
+        rows = self.database.execute("SELECT * FROM model_packages ORDER BY rowid DESC")
+        return [StoredPackage(**{**row, "rejected": bool(row["rejected"])}) for row in rows]
 
     def shadow(self, package: StoredPackage, **facts: Any) -> None:
         """Store a package that is here, and try it in shadow."""

@@ -27,10 +27,8 @@ SOURCE = "source.json.gz"
 OUTLINES = "outlines.npz"
 
 _VERSION = re.compile(r"v[0-9]+|\.v[0-9]+\.part")
-# key-images: an earlier version made them
 _OBJECT = re.compile(
-    r"\.?(sr|seg|key-images|report|capture-(overview|[0-9]{2,}))\.dcm(\.part)?|skipped\.json"
-    r"|\.sent-.*"
+    r"\.?(sr|seg|report|capture-(overview|[0-9]{2,}))\.dcm(\.part)?|skipped\.json|\.sent-.*"
 )
 EvidenceFiles = Mapping[str, bytes]
 """File name to content; an empty content means that there is no such file."""

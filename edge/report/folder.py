@@ -77,13 +77,7 @@ def release_folder(folder: Path, study_key: str) -> None:
 
 def owner_of(folder: Path) -> str:
     """Return the key of the study whose report the folder is for; empty if no file says it."""
-    for path in folder.glob(f"{OWNER}*"):
-        return path.name.removeprefix(OWNER)
-    try:  # written by `screen`, or by an agent of an older version
-        values = json.loads((folder / "report.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
-        return ""
-    return str(values.get("study_key", "")) if isinstance(values, dict) else ""
+    return next((path.name.removeprefix(OWNER) for path in folder.glob(f"{OWNER}*")), "")
 
 
 def require_readable(path: Path) -> None:

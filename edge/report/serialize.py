@@ -300,7 +300,7 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a report; a key that this version does not know is ignored."""
     both = [*values["findings"], *values["possible_findings"]]
     coverage = values["coverage"]
-    of_patient = values.get("brock") or {"inputs": {}, "unknown": []}
+    of_patient = values["brock"]
     return {
         **values,
         "header": values["study"],
@@ -333,7 +333,7 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
                 "unknown": [*brock["unknown"], *of_patient["unknown"]],
             }
             for one in values["findings"]
-            if (brock := one.get("brock"))
+            if (brock := one["brock"])
         },
     }
 

@@ -22,6 +22,7 @@ from edge.job import KEY_CHARACTERS
 from edge.queue import Queued, arriving, is_here
 from edge.report.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.report.folder import owner_of
+from edge.report.serialize import SCHEMA
 from edge.site import Site
 from edge.store.later_parts import PartStore
 from edge.store.record import Record, record_of
@@ -44,11 +45,6 @@ LONGEST_REPORT = 20_000_000
 """Bytes of a report; a longer file is none of ours."""
 
 _READ = "step IN ('done', 'reported') AND id NOT IN (SELECT part_key FROM parts)"
-_NEEDED = (
-    "study_key", "version", "status", "created", "study", "findings", "possible_findings",
-    "candidates", "second_reading", "second_reading_reason", "ledger", "deadline_s", "took_s",
-    "models", "guarantee", "limitations", "changes", "rejection", "source", "series_uid",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -174,7 +170,7 @@ class SiteState:
             values = _parsed(path, state_of(status), status.st_size)
         except (OSError, ValueError):
             return None
-        return values if values is not None and values["study_key"] == study.id else None
+        return values if values is not None and values.get("study_key") == study.id else None
 
     def versions(self, study: Record) -> list[int]:
         """Return the versions of a report, the newest first."""
@@ -248,7 +244,7 @@ class SiteState:
 
 @lru_cache(MOST_REPORTS)
 def _parsed(path: Path, _state: object, size: int) -> Json | None:
-    """Return a report that has all that the pages need; None where it lacks something.
+    """Return a report of this version of the program; None where it is none.
 
     It is read again when the file has changed.
 
@@ -256,5 +252,4 @@ def _parsed(path: Path, _state: object, size: int) -> Json | None:
         OSError, ValueError: it cannot be read, is too long or no JSON.
     """
     values = json.loads(path.read_bytes() if size <= LONGEST_REPORT else b"")
-    is_whole = isinstance(values, dict) and all(name in values for name in _NEEDED)
-    return values if is_whole else None
+    return values if isinstance(values, dict) and values.get("schema") == SCHEMA else None

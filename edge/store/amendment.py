@@ -16,10 +16,10 @@ from typing import Self
 
 import numpy as np
 
-from edge.decide import Plan, Thresholds, present_thresholds
+from edge.decide import Plan, Thresholds
 from edge.escalation.rois import EscalationResult
 from edge.findings import Finding
-from edge.guarantee import amended_guarantee, present_guarantee
+from edge.guarantee import amended_guarantee
 from edge.merge import Merged, MergeWeights, merge
 from edge.report.compose import AMENDED_LATER, completed, models_used, reading_reason
 from edge.report.model import Change, ChangeKind, Report, Status
@@ -76,16 +76,13 @@ class AmendmentContext:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Read what `to_bytes` wrote, also in an older version of this program.
+        """Read what `to_bytes` wrote.
 
         Raises:
-            ValueError: this version does not know the format.
+            ValueError: it is damaged.
         """
         stored = json.loads(zlib.decompress(data))
         plan: Plan = adapter(Plan).validate_python(stored["plan"])
-        limits = present_thresholds(stored["thresholds"])
-        guarantee = present_guarantee(stored["report"].get("guarantee", {}))
-        report = {**stored["report"], "decisions": plan.decisions, "guarantee": guarantee}
         triple = adapter(Triple)
         geometry = Geometry(
             triple.validate_python(stored["spacing_mm"]),
@@ -93,10 +90,9 @@ class AmendmentContext:
             np.array(stored["direction"], dtype=np.float64),
         )
         return cls(
-            # a field that only another version of this program knows is ignored
-            adapter(Report).validate_python(report),
+            adapter(Report).validate_python({**stored["report"], "decisions": plan.decisions}),
             plan,
-            adapter(Thresholds).validate_python(limits),
+            adapter(Thresholds).validate_python(stored["thresholds"]),
             adapter(MergeWeights).validate_python(stored["weights"]),
             geometry,
         )

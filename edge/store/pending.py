@@ -78,8 +78,7 @@ class PendingRead:
 
 
 CHARACTERIZATION = 1_000_000
-"""From this priority on an ROI is that of a finding of the edge: it changes no decision. Versions
-before did not tell those apart, and stored them only where no candidate was uncertain."""
+"""From this priority on an ROI is that of a finding of the edge: it changes no decision."""
 _OPEN = (
     "FROM pending_rois WHERE study_key = {} AND roi_id NOT IN"
     " (SELECT roi_id FROM pending_verdicts WHERE study_key = {})"

@@ -14,7 +14,6 @@ class Record:
     Attributes:
         id: the random study key; its folder in ``work``, ``done`` or ``quarantine``.
         members: names in the inbox of all its files and folders, the study itself first.
-        fingerprint: of names, sizes and times of its files when it was complete.
         report_name: its folder in the outbox, unique.
         attempts: readings that were started and not finished, the current one included.
         kind, reason, file: why it was quarantined; else empty.
@@ -23,7 +22,6 @@ class Record:
 
     id: str
     members: tuple[str, ...]
-    fingerprint: str
     report_name: str
     step: Step
     attempts: int

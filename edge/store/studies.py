@@ -21,10 +21,9 @@ from edge.database import (
     Schema,
     StepHook,
     WrongStep,
-    columns,
     durable,
     file_identities,
-    lacking_in,
+    is_empty,
     make_tables,
     naming,
     open_database,
@@ -50,7 +49,6 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS studies (
     id TEXT PRIMARY KEY,
     members TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
     report_name TEXT NOT NULL UNIQUE,
     step TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -88,10 +86,10 @@ class StudyStore:
         with ExitStack() as opened, naming(path):
             self.database = open_database(path)
             opened.callback(self.database.close)
-            self._migrations = all_migrations(schema)
-            if not columns(self.database):
-                make_tables(self.database, self._migrations)
-            require_current(self.database, path, self._migrations)
+            migrations = all_migrations(schema)
+            if is_empty(self.database):
+                make_tables(self.database, migrations)
+            require_current(self.database, path, migrations)
             self.parts = PartStore(self.database)
             self.trail = schema.audit(self.database, on_step)
             self.extensions = tuple(
@@ -116,22 +114,16 @@ class StudyStore:
         self.database.close()
 
     def problem(self) -> str:
-        """Check the whole database: return what is damaged or missing in it, empty for nothing."""
-        return problem_in(self.database, self._migrations)
+        """Check the whole database: return what is damaged in it, empty for nothing."""
+        return problem_in(self.database)
 
-    def lacking(self) -> str:
-        """Return which columns a database of another layout lacks, empty for none."""
-        return lacking_in(self.database, self._migrations)
-
-    def open_claim(
-        self, members: tuple[str, ...], fingerprint: str, report_names: Iterator[str]
-    ) -> Record | None:
+    def open_claim(self, members: tuple[str, ...], report_names: Iterator[str]) -> Record | None:
         """Insert a study at step CLAIMING; return None if another process claims the same name.
 
         The first of ``report_names`` that is free becomes its folder in the outbox.
         """
-        row = {"members": json.dumps(members), "fingerprint": fingerprint}
         self._on_step(Step.CLAIMING, False)
+        row = {"members": json.dumps(members)}
         record = self._insert(new_study_key(), Step.CLAIMING, report_names, row)
         if record is not None:
             self._on_step(Step.CLAIMING, True)
@@ -157,7 +149,7 @@ class StudyStore:
             self.trail.record(Event.ADOPTED, study_key=key, **facts)
             self._reported(key, versions)
 
-        row = {"members": json.dumps(members), "fingerprint": "", **reason}
+        row = {"members": json.dumps(members), **reason}
         return self._insert(key, step, report_names, row, also)
 
     def has(self, key: str) -> bool:

@@ -48,8 +48,7 @@ CREATE TABLE IF NOT EXISTS trail_head (
     sequence INTEGER NOT NULL,
     hash TEXT NOT NULL,
     file TEXT NOT NULL,
-    file_bytes INTEGER NOT NULL,
-    confirmed INTEGER NOT NULL DEFAULT 0 -- until migration 6
+    file_bytes INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS trail_records (
     sequence INTEGER PRIMARY KEY,
@@ -68,6 +67,8 @@ CREATE TABLE IF NOT EXISTS trail_removals (
 );
 """
 
+MIGRATIONS = (Migration(2, _TABLES),)
+
 log = structlog.get_logger()
 
 
@@ -75,12 +76,6 @@ class TrailStep(Enum):
     """A durable step of the trail's files."""
 
     APPENDED = "appended"  # the records are in their file; the database may have them too
-
-
-_NOT_CONFIRMED = "ALTER TABLE trail_head DROP COLUMN confirmed;"
-"""The program does not send the trail by itself any more."""
-
-MIGRATIONS = (Migration(2, _TABLES), Migration(6, _NOT_CONFIRMED))
 
 
 @dataclass(frozen=True)
@@ -213,9 +208,8 @@ class TrailStore(AuditTrail):
         return nullcontext() if self._database.in_transaction else transaction(self._database)
 
     def _head(self) -> Head | None:
-        row = self._database.execute(
-            "SELECT agent, sequence, hash, file, file_bytes FROM trail_head"
-        ).fetchone()
+        query = "SELECT agent, sequence, hash, file, file_bytes FROM trail_head"
+        row = self._database.execute(query).fetchone()
         return None if row is None else Head(row[0], End(*row[1:]))
 
     def _waiting(self) -> list[Waiting]:
@@ -260,8 +254,7 @@ class TrailStore(AuditTrail):
 
     def _set_head(self, head: Head) -> None:
         self._database.execute(
-            "INSERT OR REPLACE INTO trail_head (one, agent, sequence, hash, file, file_bytes)"
-            " VALUES (1, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO trail_head VALUES (1, ?, ?, ?, ?, ?)",
             (head.agent, *astuple(head.end)),
         )
 

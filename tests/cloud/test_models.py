@@ -33,14 +33,13 @@ def test_the_model_file_is_sent_in_xz_with_its_signed_manifest(hospital: Signed)
         offer, *chunks = responses_of(cloud)
     assert offer.offer.manifest == (hospital.folder / "manifest.toml").read_bytes()
     assert offer.offer.signatures == (hospital.folder / "manifest.sig").read_bytes()
-    (piece,) = offer.offer.pieces
     packed = b""
     for one in chunks:
-        assert (one.chunk.piece, one.chunk.offset) == (0, len(packed))
+        assert one.chunk.offset == len(packed)
         assert len(one.chunk.data) <= 64 * 1024
         packed += one.chunk.data
-    assert (piece.role, piece.bytes) == (pb.PIECE_ROLE_XZ, len(packed))
-    assert piece.sha256 == hashlib.sha256(packed).digest()
+    assert offer.offer.bytes == len(packed)
+    assert offer.offer.sha256 == hashlib.sha256(packed).digest()
     file = hospital.folder / f"{NAME}.onnx"
     assert lzma.decompress(packed, lzma.FORMAT_XZ) == file.read_bytes()
     assert len(packed) < 0.9 * file.stat().st_size
@@ -49,14 +48,12 @@ def test_the_model_file_is_sent_in_xz_with_its_signed_manifest(hospital: Signed)
 def test_only_what_the_caller_lacks_is_sent(hospital: Signed) -> None:
     with offering(hospital) as cloud:
         whole = responses_of(cloud)
-        (piece,) = whole[0].offer.pieces
-        held = [
-            pb.HeldPiece(sha256=piece.sha256, bytes=100),
-            pb.HeldPiece(sha256=b"x" * 32, bytes=7),
-        ]
+        offer = whole[0].offer
+        parts = {offer.sha256: 100, b"x" * 32: 7}
+        held = [pb.HeldModel(sha256=sha256, bytes=size) for sha256, size in parts.items()]
         rest = asked(cloud, kind=pb.MODEL_KIND_SCREENING, held=held)
-        same = asked(cloud, kind=pb.MODEL_KIND_SCREENING, version=whole[0].offer.version)
-    assert sum(len(r.chunk.data) for r in rest) == piece.bytes - 100
+        same = asked(cloud, kind=pb.MODEL_KIND_SCREENING, version=offer.version)
+    assert sum(len(r.chunk.data) for r in rest) == offer.bytes - 100
     assert rest[1].chunk.offset == 100
     assert len(same) == 1
     assert not same[0].offer.manifest

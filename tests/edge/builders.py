@@ -303,7 +303,7 @@ def put_all(inbox: Path, **texts: str) -> None:
 
 
 def open_claim(store: StudyStore, *members: str) -> Record:
-    record = store.open_claim(members, "p", report_names(members[0]))
+    record = store.open_claim(members, report_names(members[0]))
     assert record is not None
     return record
 

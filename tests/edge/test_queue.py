@@ -18,7 +18,7 @@ from edge.atomic_files import move as real_move
 from edge.run import site_of
 from edge.store.steps import Step
 from evaluation.world import settings_in
-from tests.edge.agent.test_adopt import busy_site, cut, noise, older_layout, work
+from tests.edge.agent.test_adopt import busy_site, cut, noise, work
 from tests.edge.builders import put, put_all
 from tests.edge.running_agent import command, database, sql, statuses, whereabouts
 from tests.edge.status.site import Site, visiting
@@ -181,7 +181,7 @@ def keep_the_first_page(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [noise, cut, older_layout, keep_the_first_page], ids=lambda damage: damage.__name__
+    "damage", [noise, cut, keep_the_first_page], ids=lambda damage: damage.__name__
 )
 @pytest.mark.parametrize("arguments", [["queue"], ["requeue", "a"]], ids=" ".join)
 def test_a_damaged_database_is_an_error_that_says_what_to_do(

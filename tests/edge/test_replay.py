@@ -62,16 +62,6 @@ def test_a_decision_is_made_again_from_its_line(
     assert logged.take() == ""  # the same version made it: no warning
 
 
-@AS_JSON
-def test_a_line_from_before_there_was_one_threshold_is_replayed(logged: Log) -> None:
-    plan = decide_and_log(situation(THIN), "key-1")
-    line = json.loads(logged.getvalue())
-    del line["situation"]["thresholds"]["possible"]
-    limit = line["situation"]["thresholds"].pop("finding")
-    line["situation"]["thresholds"] |= {"alone": limit, "final": 0.94}
-    assert replay(json.dumps(line)) == plan
-
-
 def test_another_policy_can_be_tried_on_the_same_day(logged: Log) -> None:
     decide_and_log(situation(THIN, budget_s=1.3), "key-1")
     plan = replay(logged.getvalue(), SelectionPolicy(reduced=0.1, slab=0.01))

@@ -94,16 +94,12 @@ def overwrite_a_page(path: Path) -> None:
         file.write(os.urandom(4096 * 2))
 
 
-def older_layout(path: Path) -> None:
-    sql(path, "ALTER TABLE studies DROP COLUMN fingerprint")
-
-
 def forget_rows(path: Path) -> None:
     """What an old backup, or a lost write-ahead log, looks like."""
     sql(path, "DELETE FROM studies", "DELETE FROM pending")
 
 
-DAMAGES = [noise, cut, empty, overwrite_a_page, older_layout, forget_rows, Path.unlink]
+DAMAGES = [noise, cut, empty, overwrite_a_page, forget_rows, Path.unlink]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

@@ -1,6 +1,5 @@
 """A study of several series is sent as scanners do it, and gets one report."""
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ from pynetdicom import AllStoragePresentationContexts
 
 from edge.dicom_out.deliver import made_objects
 from edge.escalation.client import NoSecondReader
-from edge.folders import DONE
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.store.pending import PersistPending
@@ -274,16 +272,3 @@ def test_several_series_in_one_request_are_one_study(tmp_path: Path) -> None:
         assert len(items(answer, "00081199")) == len(SCOUT) + len(THIN) + len(CORONAL)
         (report,) = here.rest()
     assert_read(report, ["scout", "coronal"])
-
-
-def test_folders_of_an_earlier_version_become_one_study(tmp_path: Path) -> None:
-    """It had a folder for each series, with the hidden file of its sender in it."""
-    for number, images in enumerate((THIN, THICK)):
-        folder = tmp_path / "inbox" / f"1.2.{number}-00000000"
-        SmallCt().write(folder, images)
-        (folder / ".received.json").write_text(json.dumps({"way": "dicom", "calling_ae": "CT1"}))
-        (folder / DONE).touch()
-    with place(tmp_path) as here:
-        (report,) = here.rest()
-    assert report["version"] == 2
-    assert_read(report, ["thick"])

@@ -9,7 +9,6 @@ from typing import Any
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     EncapsulatedPDFStorage,
-    KeyObjectSelectionDocumentStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
     generate_uid,
@@ -40,11 +39,9 @@ CLASSES: Mapping[str, str] = {
 }
 EVERY_CLASS: Mapping[str, str] = {
     **CLASSES,
-    "key-images": KeyObjectSelectionDocumentStorage,
     "seg": SegmentationStorage,
     "sr": Comprehensive3DSRStorage,
 }
-"""With the key objects that an earlier version made."""
 
 
 def make_objects(out: Path, version: int, classes: Mapping[str, str] = CLASSES) -> list[Path]:

@@ -44,7 +44,7 @@ def studies(
 
 
 def levels(first: list[Observation], last: list[Observation]) -> dict[str, Level]:
-    return {one.name: one.level for one in compare("m 1", [], [], first, last).measures}
+    return {one.name: one.level for one in compare("m 1", first, last).measures}
 
 
 def test_a_mixed_site_has_no_alarm() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.drift.compare import NAMES, Level
+from edge.drift.compare import NAMES
 from edge.drift.observe import Observation, bin_of, observations, observe, put
 from edge.drift.part import NOTHING, DriftPart
 from edge.findings import Decision, Route, SecondReading
@@ -46,6 +46,8 @@ def test_an_observation_counts_what_the_second_reading_changed() -> None:
     incomplete = replace(report, second_reading=SecondReading.PARTIAL, status=Status.PROVISIONAL)
     seen = observe("k", report_to_dict(incomplete), finding=0.5)
     assert (seen.uncertain, seen.read_again, seen.changed, seen.provisional) == (4, 0, 0, True)
+    ignored = replace(report, status=Status.IGNORED)
+    assert observe("k", report_to_dict(ignored), finding=0.5) == Observation("k")
 
 
 @pytest.fixture
@@ -77,9 +79,7 @@ def test_a_report_is_noted_once_and_again_when_it_is_final(
     assert work(part) == 0
 
 
-def test_what_an_older_version_or_a_lost_database_left_is_noted_at_the_start(
-    site: Site, part: DriftPart
-) -> None:
+def test_what_a_lost_database_left_is_noted_at_the_start(site: Site, part: DriftPart) -> None:
     for name in ("a", "b"):
         site.study(name)
     site.store.database.execute("DELETE FROM drift")
@@ -136,27 +136,6 @@ def test_the_monitor_compares_the_studies_of_the_last_model(site: Site, tmp_path
     assert monitor.current() is drift
     path.unlink()
     assert monitor.level("uncertain") == 0
-
-
-def test_images_are_compared_with_the_first_that_this_version_has_read(
-    site: Site, tmp_path: Path
-) -> None:
-    """The studies of an older version have rows without them."""
-    (tmp_path / "state" / DATABASE).symlink_to(tmp_path / "state" / "s.db")
-    monitor = DriftPart(agent_of(settings_in(tmp_path))).monitor
-    for number in range(230):
-        seen = Observation(f"{number}", "m 1", uncertain=3)
-        if number >= 120:
-            air_hu = -1000.0 + number % 7 + 50 * (number >= 224)
-            seen = replace(seen, air_hu=air_hu, kernel="B31f", thickness_mm=1.0)
-        put(site.store.database, seen, "")
-        if number == 227:
-            assert {one.name for one in monitor.current().measures} == set(NAMES[:4])
-    found = {one.name: one for one in monitor.current().measures}
-    assert set(found) == {*NAMES[:4], "air", "kernel", "thickness"}
-    assert (found["air"].level, found["air"].effect) == (Level.ALARM, 0.6)
-    assert (found["air"].baseline, found["air"].recent) == (-997.0, -949.5)
-    assert monitor.current().level is Level.ALARM
 
 
 def test_steps_other_than_done_are_not_noted(site: Site, part: DriftPart) -> None:

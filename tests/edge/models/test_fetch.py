@@ -18,7 +18,6 @@ from edge.errors import BadSettings
 from edge.folders import exclusive
 from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.fetch import ModelStep, fetch
-from edge.models.store import StoredPackage, models_state
 from edge.run import site_of
 from edge.settings.core import load_settings
 from edge.trail.verify import verify
@@ -122,14 +121,14 @@ def test_a_newer_model_takes_the_place_of_the_one_in_shadow(hospital: Signed, si
 def test_a_transfer_that_broke_off_is_continued(
     then: grpc.StatusCode | None, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
-    total = sum(piece.bytes for piece in sent[0].offer.pieces)
+    total = sent[0].offer.bytes
     with sending(sent[:4], then) as address, pytest.raises(FetchFailed, match=says):
         fetch(site.at(address), user="a")
     assert events(site) == []
     assert fetch(site.site, user="a").bytes == total - 3 * CHUNK
 
 
-def test_a_damaged_piece_is_discarded_and_recorded(
+def test_a_damaged_transfer_is_discarded_and_recorded(
     site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
     chunk = pb.ModelChunk(data=bytes(CHUNK))
@@ -155,23 +154,10 @@ def test_what_is_not_the_file_of_the_manifest_is_refused(
 ) -> None:
     """The hash of what is sent is not signed: that of the file is."""
     offer = pb.ModelOffer.FromString(sent[0].offer.SerializeToString())
-    offer.pieces[0].bytes, offer.pieces[0].sha256 = len(packed), hashlib.sha256(packed).digest()
+    offer.bytes, offer.sha256 = len(packed), hashlib.sha256(packed).digest()
     chunk = pb.ModelChunk(data=packed)
     responses = [pb.GetModelResponse(offer=offer), pb.GetModelResponse(chunk=chunk)]
     assert_refused(site, responses, says)
-
-
-def test_what_a_draft_left_incomplete_is_fetched_whole(hospital: Signed, site: Edge) -> None:
-    """Its database has a row without an engine in shadow."""
-    version = read_package(NAME, hospital.folder).version
-    with site.store() as store:
-        store.shadow(StoredPackage(version, NAME, ""), user="agent")
-        assert store.package(version) is None
-    assert models_state(site.site).shadow is None
-    assert fetch(site.site, user="a").new
-    shadow = models_state(site.site).shadow
-    assert shadow is not None
-    assert shadow.version == version
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
@@ -192,22 +178,10 @@ def test_what_has_the_name_of_a_version_and_is_no_folder_is_replaced(
     assert list(elsewhere.iterdir()) == []
 
 
-def with_roles(*roles: int) -> Change:
-    def change(offer: pb.ModelOffer) -> None:
-        del offer.pieces[:]
-        for role in map(pb.PieceRole.ValueType, roles):
-            offer.pieces.add(role=role, bytes=9, sha256=b"x" * 32)
-
-    return change
-
-
-OLDER = "of different versions, upgrade the older"
 WRONG: list[tuple[Change, str]] = [
-    (with_roles(), OLDER),
-    (with_roles(pb.PIECE_ROLE_INT4, pb.PIECE_ROLE_FINAL), OLDER),
-    (with_roles(pb.PIECE_ROLE_FINAL), OLDER),
-    (with_roles(77), OLDER),
-    (lambda offer: offer.pieces[0].__setattr__("bytes", 2**40), "expected at most"),
+    (lambda offer: offer.__setattr__("bytes", 2**40), "expected at most"),
+    (lambda offer: offer.__setattr__("bytes", 0), "expected at most"),
+    (lambda offer: offer.__setattr__("sha256", b"x"), "a hash of 1"),
     (lambda offer: offer.__setattr__("manifest", b"x" * 300_000), "a manifest of more than"),
     (lambda offer: offer.__setattr__("version", "../../evil"), "is no version"),
     (lambda offer: offer.__setattr__("version", "another-version"), "offered was another"),
@@ -230,10 +204,9 @@ def test_an_offer_that_is_wrong_is_refused_before_anything_is_stored(
 @pytest.mark.parametrize(
     ("chunk", "says"),
     [
-        ({"piece": 1, "data": b"x"}, "1 bytes of piece 1 from 0 came"),
-        ({"offset": 9, "data": b"x"}, "of piece 0 from 9 came"),
-        ({"data": b""}, "0 bytes of piece 0"),
-        ({"data": bytes(11)}, "11 bytes of piece 0 from 0 came, expected at most 10 of"),
+        ({"offset": 9, "data": b"x"}, "1 bytes from 9 came"),
+        ({"data": b""}, "0 bytes from 0"),
+        ({"data": bytes(11)}, "11 bytes from 0 came, expected at most 10 from 0"),
         (None, "no offer first"),
     ],
 )
@@ -241,7 +214,7 @@ def test_a_chunk_that_is_not_the_next_one_is_refused(
     chunk: dict[str, Any] | None, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
     offer = pb.GetModelResponse.FromString(sent[0].SerializeToString())
-    offer.offer.pieces[0].bytes = 10
+    offer.offer.bytes = 10
     odd = [pb.GetModelResponse(chunk=pb.ModelChunk(**chunk or {}))]
     assert_refused(site, odd if chunk is None else [offer, *odd], says)
 

@@ -1,7 +1,5 @@
 import dataclasses
-import json
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +7,10 @@ import pytest
 
 from edge.audit_sampling import Audit, AuditOutcome
 from edge.clinical.sidecar import Clinical
-from edge.decide import Plan, Thresholds
+from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
-from edge.guarantee import NOT_CALIBRATED, Guarantee
-from edge.merge import MergeWeights
+from edge.guarantee import Guarantee
 from edge.report.model import Report, Status
 from edge.rules.rule import Action, AppliedRule
 from edge.store.amendment import DERIVED, AmendmentContext, amend_report
@@ -74,31 +71,6 @@ def test_text_that_is_no_utf8_and_an_infinite_deadline_can_be_persisted() -> Non
     report = dataclasses.replace(full_report(), source=Path("/in/\udcff"), deadline_s=math.inf)
     kept = AmendmentContext.from_bytes(context_of(report).to_bytes()).report
     assert (kept.source, kept.deadline_s) == (Path("/in/?"), math.inf)
-
-
-def test_a_context_of_another_version_of_the_program_can_be_read() -> None:
-    words = json.loads(zlib.decompress(context_of(full_report()).to_bytes()))
-    words["report"]["of the future"] = 1
-    del words["report"]["guarantee"]
-    del words["report"]["picture_note"]
-    del words["thresholds"]["finding"], words["thresholds"]["possible"]
-    words["thresholds"] |= {"alone": 0.4, "final": 0.9}
-    words["weights"] = {"bias": 0.0, "edge": 0.5, "cloud": 0.5, "most": 3.0}
-    context = AmendmentContext.from_bytes(zlib.compress(json.dumps(words).encode()))
-    kept = context.report
-    assert (kept.picture_note, kept.series_uid) == ("", "1.2.3")
-    assert kept.guarantee == NOT_CALIBRATED
-    assert context.thresholds == Thresholds(possible=0.4, finding=0.4, dismiss=0.1, report=0.9)
-    assert context.weights == MergeWeights(0.0, 0.5, 0.5, most=3.0)
-
-
-def test_a_guarantee_that_an_earlier_version_gave_in_other_terms_is_withdrawn() -> None:
-    words = json.loads(zlib.decompress(context_of(full_report()).to_bytes()))
-    del words["report"]["guarantee"]["terms"]["alpha_findings"]
-    kept = AmendmentContext.from_bytes(zlib.compress(json.dumps(words).encode())).report
-    assert not kept.guarantee.given
-    assert kept.guarantee.permanent
-    assert "earlier version" in kept.guarantee.text
 
 
 def test_a_candidate_held_back_at_first_counts_as_sent_later() -> None:

@@ -32,7 +32,7 @@ def test_a_quarantined_study_keeps_its_reason(store: StudyStore) -> None:
 def test_two_processes_cannot_be_claiming_the_same_name(tmp_path: Path) -> None:
     with open_store(tmp_path / "s.db") as one, open_store(tmp_path / "s.db") as two:
         first = open_claim(one, "a")
-        assert two.open_claim(("a",), "p", report_names("a")) is None
+        assert two.open_claim(("a",), report_names("a")) is None
         one.advance(first.id, Step.CLAIMED)
         second = open_claim(two, "a")
         assert (first.report_name, second.report_name) == ("a", "a-2")

@@ -72,11 +72,11 @@ def test_the_trail_has_the_start_every_study_and_the_stop(tmp_path: Path) -> Non
 def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> None:
     """With the identifiers of the first image; what is no known key is left out."""
     header = StudyHeader(patient_id="P1", patient_name="Doe^Jane")
-    series = tmp_path / "inbox" / "a"
+    series = tmp_path / "inbox" / "a" / "1"
     write_series(Volume(np.zeros((2, 8, 8), np.int16), Geometry()), series, header=header, seed=1)
     sender = {"way": "dicom", "calling_ae": "CT1", "called_ae": "OVERREAD", "peer": "10.0.0.5"}
     (series / RECEIVED).write_text(json.dumps({**sender, "name": "Doe^Jane", "first": ["odd"]}))
-    (series / ".done").touch()
+    (series.parent / ".done").touch()
 
     def read(job: Job, _persist: PersistPending) -> StudyResult:
         report = Report(job.study_key, "2026-01-02T03:04:05+00:00", job.source, 10.0, header)
