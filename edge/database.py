@@ -61,7 +61,7 @@ class WrongStep(EdgeError):
 
 
 class InvalidDatabase(EdgeError):
-    """The database of the state folder cannot be opened, or is not a database."""
+    """The database of the state folder cannot be opened, is damaged, or was deleted or replaced."""
 
 
 class FullDisk(InvalidDatabase):

@@ -30,7 +30,6 @@ from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
 from edge.store.repair import is_damage, require_own_files
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process.backoff import doubled
 from protos.messages import Priority
@@ -63,7 +62,6 @@ class MainLoop:
     def __init__(
         self,
         agent: Agent,
-        store: StudyStore,
         inbox: Inbox,
         process: Callable[[Record, float], None],
         amender: Amender,
@@ -71,7 +69,12 @@ class MainLoop:
         priority_of: Callable[[Path], Priority] = lambda _source: Priority.ROUTINE,
     ) -> None:
         self._agent, self._site, self._folders = agent, agent.site, agent.site.folders
-        self._store, self._inbox, self._process, self._amender = store, inbox, process, amender
+        self._store, self._inbox, self._process, self._amender = (
+            agent.store,
+            inbox,
+            process,
+            amender,
+        )
         self._priority_of, self._priorities = priority_of, dict[str, Priority]()
         self._stop, self._arrived, self._telemetry = agent.stop, arrived, agent.telemetry
         # A study that an earlier process claimed has its budget from now on: the clock of that
@@ -92,7 +95,7 @@ class MainLoop:
         """Run until the stop is set, and call ``on_pass`` with each pass.
 
         Raises:
-            LostDatabase: the database was deleted or replaced during the last pass.
+            InvalidDatabase: the database was deleted or replaced during the last pass.
         """
         while not self._stop.is_set():
             on_pass()
@@ -321,15 +324,11 @@ class MainLoop:
 
 
 def main_loop(
-    agent: Agent,
-    store: StudyStore,
-    read: ReadStudy,
-    second: SecondReader,
-    rules: Rules,
-    arrived: threading.Event,
+    agent: Agent, read: ReadStudy, second: SecondReader, rules: Rules, arrived: threading.Event
 ) -> MainLoop:
     """Connect the core around an open database, and let all parts know of each report."""
     settings, folders, telemetry = agent.site.settings, agent.site.folders, agent.telemetry
+    store = agent.store
 
     def on_amended(report: Report) -> None:
         for part in agent.parts:
@@ -359,7 +358,7 @@ def main_loop(
     )
     inbox = Inbox(folders.inbox, settings.quiet_s, agent.clock)
     priority = priority_of(rules, Priority(settings.priority))
-    return MainLoop(agent, store, inbox, process, amender, arrived, priority)
+    return MainLoop(agent, inbox, process, amender, arrived, priority)
 
 
 def _tell(name: str, heard: Callable[[Report], None], report: Report) -> None:

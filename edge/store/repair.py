@@ -5,7 +5,8 @@ A damaged one is set aside, not deleted. What the new one lacks is adopted from 
 """
 
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,17 +14,14 @@ import structlog
 
 from edge.atomic_files import move
 from edge.database import InvalidDatabase, Schema, StepHook, file_identities, migrate, naming
-from edge.errors import EdgeError
 from edge.store.studies import StudyStore, all_migrations
 
 RESTART = "restart the agent, which sets it aside and adopts the studies"
 """What to do with a damaged database; a start of one that does not run is as good."""
+START_AGAIN = "start the agent again, which adopts the studies"
+"""What to do where the database was lost while the agent ran; its supervisor does."""
 
 log = structlog.get_logger()
-
-
-class LostDatabase(EdgeError):
-    """The file of the open database, or of its log, was deleted, or another is in its place."""
 
 
 def open_or_replace(
@@ -52,50 +50,45 @@ def open_or_replace(
     return StudyStore(path, schema, on_step)
 
 
+@contextmanager
+def opened(
+    path: Path, schema: Schema, on_step: StepHook = lambda _step, _durable: None
+) -> Iterator[StudyStore]:
+    """Open the database for as long as the agent runs, as `open_or_replace`.
+
+    Raises:
+        InvalidDatabase: it was damaged meanwhile. It is set aside; the next start makes a new one.
+    """
+    try:
+        with open_or_replace(path, schema, on_step) as store:
+            try:
+                yield store
+            finally:
+                # SQLite does not, where the file was renamed; and in the place of a file that was
+                # replaced, a log would be taken for that of the other one
+                with suppress(sqlite3.Error):
+                    store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        set_aside(path, str(error))
+        raise InvalidDatabase(f"{path}: {error}: {START_AGAIN}") from error
+
+
 def require_own_files(path: Path, store: StudyStore) -> None:
     """Check that what is written to the open database is in the files at ``path``.
 
-    While the folder cannot be read, nothing is known, and nothing is said.
+    While the folder cannot be read, or its files seem to change by themselves, nothing is known.
 
     Raises:
-        LostDatabase: it is not; `reopen` helps.
+        InvalidDatabase: it is not: a file was deleted, or another is in its place.
     """
     with suppress(OSError):
         now = file_identities(path)
         lost = [file for file, identity in store.files.items() if now.get(file) != identity]
-        if lost:
-            names = " and ".join(file.name for file in lost)
-            raise LostDatabase(f"{names} in {path.parent}: deleted or replaced by another file")
-
-
-def reopen(
-    path: Path, store: StudyStore, error: Exception, schema: Schema, on_step: StepHook
-) -> StudyStore:
-    """Close a database that is damaged or lost, and open the one that takes its place.
-
-    Raises:
-        InvalidDatabase: it cannot be opened for another reason, such as its permissions.
-    """
-    if is_damage(error):
-        store.close()
-        set_aside(path, str(error))
-        return open_or_replace(path, schema, on_step)
-    log.error(
-        "database deleted or replaced, opening it again",
-        reason=str(error),
-        hint="studies are adopted from the folders, pending reads may be lost",
-    )
-    with suppress(sqlite3.Error):  # a file that was only renamed shall be complete
-        store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    store.close()
-    with suppress(OSError):
-        now = file_identities(path)
-        if now.get(path) != store.files[path]:
-            # a log is taken for that of any database beside it
-            for log_file in now.keys() - {path}:
-                if now[log_file] == store.files.get(log_file):
-                    log_file.unlink()
-    return open_or_replace(path, schema, on_step)
+        if lost and now == file_identities(path):
+            names = " and ".join(map(str, lost))
+            raise InvalidDatabase(f"{names}: deleted or replaced by another file: {START_AGAIN}")
 
 
 def set_aside(path: Path, problem: str) -> None:
