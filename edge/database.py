@@ -171,13 +171,9 @@ def file_identities(path: Path) -> dict[Path, tuple[int, int]]:
     Raises:
         OSError: the folder cannot be read; a missing file is none.
     """
-    found: dict[Path, tuple[int, int]] = {}
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(f"{path.name}{suffix}")
-        with suppress(FileNotFoundError):
-            status = file.stat()
-            found[file] = status.st_dev, status.st_ino
-    return found
+    files = [path.with_name(f"{path.name}{suffix}") for suffix in ("", "-wal", "-shm")]
+    found = {file: file.stat() for file in files if file.exists()}
+    return {file: (status.st_dev, status.st_ino) for file, status in found.items()}
 
 
 def columns(database: sqlite3.Connection) -> set[str]:

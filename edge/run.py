@@ -18,7 +18,7 @@ from types import FrameType
 import numpy as np
 import structlog
 
-from edge.agent.loop import MainLoop, ReadStudy, main_loop
+from edge.agent.loop import MainLoop, ReadStudy
 from edge.assemble import open_pipeline
 from edge.audit import Event
 from edge.checks import folder_problem
@@ -161,7 +161,7 @@ def run_agent(
         log.info("agent started", **description(settings), model=label)
         for part in agent.parts:
             part.started()
-        loops.append(main_loop(agent, read, second, rules, arrived))
+        loops.append(MainLoop(agent, read, second, rules, arrived))
         loops[0].work(pulse.beat)
     log.info("agent stopped", hint="unfinished studies continue at the next start")
 

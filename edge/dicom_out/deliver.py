@@ -38,7 +38,7 @@ from edge.report.evidence import objects_folder
 from edge.report.write import exported_versions
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.site import Site
-from edge.store.repair import is_damage
+from edge.store.repair import ending_where_damaged
 from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process import tracing
@@ -373,14 +373,12 @@ def delivering(
     *,
     on_step: StepHook,
     on_backlog: Callable[[Mapping[str, Backlog], int], None],
-    on_damage: Callable[[BaseException], None],
     clock: Callable[[], float],
 ) -> Iterator[None]:
     """Make and send objects for the time of the context, in a thread each.
 
-    ``on_backlog`` gets the backlog of each target, and how many versions lack their objects.
-    ``on_damage`` gets the error of a damaged database, which ends its thread. Both are called by
-    these threads, and so is ``on_step``.
+    ``on_backlog`` gets the backlog of each target, and how many versions lack their objects. It is
+    called by these threads, and so is ``on_step``.
     """
     stop, targets, poll_s = Event(), site.settings.targets, site.settings.poll_s
     path, outbox = site.database, site.folders.outbox
@@ -402,15 +400,12 @@ def delivering(
     def work(start: Callable[[StudyStore], Work]) -> None:
         while not stop.is_set():
             try:
-                with StudyStore(path, site.schema, on_step) as store:
+                with ending_where_damaged(path), StudyStore(path, site.schema, on_step) as store:
                     once = start(store)
                     while not stop.is_set():
                         if not once():
                             stop.wait(poll_s)
             except Exception as error:  # a full disk: it passes
-                if damage := next(filter(is_damage, (error, error.__cause__)), None):
-                    on_damage(damage)
-                    return
                 known = isinstance(error, EdgeError | OSError | sqlite3.Error | MemoryError)
                 tell = log.error if known else log.exception
                 tell("delivery pauses", error=f"{type(error).__name__}: {error}")

@@ -30,7 +30,6 @@ class DeliverPart(Part):
     def __init__(self, agent: Agent, make_objects: MakeObjects = made_objects) -> None:
         super().__init__(agent)
         self._make_objects, telemetry = make_objects, agent.telemetry
-        self._damage = list[BaseException]()
         self._undelivered_age = telemetry.gauge(
             "undelivered_oldest_seconds", "Age of the oldest one that a target waits for", "target"
         )
@@ -89,15 +88,8 @@ class DeliverPart(Part):
             self._make_objects,
             on_step=agent.on_step,
             on_backlog=self._set_backlog,
-            on_damage=self._damage.append,
             clock=agent.clock,
         )
-
-    def work(self, _waiting: bool) -> bool:
-        """Raise what a thread has found of a damaged database; the agent ends."""
-        for error in self._damage:
-            raise error
-        return False
 
     def panels(self) -> Sequence[Panel]:
         """Return what waits for each target, and the dead letters with their buttons."""

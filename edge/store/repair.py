@@ -16,10 +16,8 @@ from edge.atomic_files import move
 from edge.database import InvalidDatabase, Schema, StepHook, file_identities, migrate, naming
 from edge.store.studies import StudyStore, all_migrations
 
-RESTART = "restart the agent, which sets it aside and adopts the studies"
-"""What to do with a damaged database; a start of one that does not run is as good."""
-START_AGAIN = "start the agent again, which adopts the studies"
-"""What to do where the database was lost while the agent ran; its supervisor does."""
+RESTART = "restart the agent, which sets what is damaged aside and adopts the studies"
+"""What to do with a damaged or lost database; a start of an agent that does not run is as good."""
 
 log = structlog.get_logger()
 
@@ -51,28 +49,33 @@ def open_or_replace(
 
 
 @contextmanager
-def opened(
-    path: Path, schema: Schema, on_step: StepHook = lambda _step, _durable: None
-) -> Iterator[StudyStore]:
-    """Open the database for as long as the agent runs, as `open_or_replace`.
+def opened(path: Path, schema: Schema, on_step: StepHook) -> Iterator[StudyStore]:
+    """Open the database as `open_or_replace` while the agent runs; in the end its log is empty.
+
+    In the place of a file that was replaced, it would be taken for that of the other one.
+    """
+    with ending_where_damaged(path), open_or_replace(path, schema, on_step) as store:
+        try:
+            yield store
+        finally:
+            with suppress(sqlite3.Error):
+                store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@contextmanager
+def ending_where_damaged(path: Path) -> Iterator[None]:
+    """Set the database aside where it turns out to be damaged; the main loop ends by that.
 
     Raises:
-        InvalidDatabase: it was damaged meanwhile. It is set aside; the next start makes a new one.
+        InvalidDatabase: it was damaged.
     """
     try:
-        with open_or_replace(path, schema, on_step) as store:
-            try:
-                yield store
-            finally:
-                # SQLite does not, where the file was renamed; and in the place of a file that was
-                # replaced, a log would be taken for that of the other one
-                with suppress(sqlite3.Error):
-                    store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
-        set_aside(path, str(error))
-        raise InvalidDatabase(f"{path}: {error}: {START_AGAIN}") from error
+        yield
+    except Exception as error:
+        if is_damage(error) or is_damage(error.__cause__):
+            set_aside(path, str(error))
+            raise InvalidDatabase(f"{path}: {error}: {RESTART}") from error
+        raise
 
 
 def require_own_files(path: Path, store: StudyStore) -> None:
@@ -81,14 +84,14 @@ def require_own_files(path: Path, store: StudyStore) -> None:
     While the folder cannot be read, or its files seem to change by themselves, nothing is known.
 
     Raises:
-        InvalidDatabase: it is not: a file was deleted, or another is in its place.
+        InvalidDatabase: it is not; the main loop ends.
     """
     with suppress(OSError):
         now = file_identities(path)
         lost = [file for file, identity in store.files.items() if now.get(file) != identity]
         if lost and now == file_identities(path):
             names = " and ".join(map(str, lost))
-            raise InvalidDatabase(f"{names}: deleted or replaced by another file: {START_AGAIN}")
+            raise InvalidDatabase(f"{names}: deleted, renamed or replaced: {RESTART}")
 
 
 def set_aside(path: Path, problem: str) -> None:
