@@ -46,6 +46,9 @@ Usually `edge.agent.loop` has it written before, when no study waits.
 ROOM_BYTES = 100_000_000
 """What should be free where the disk is full: the log of `MAX_LOG_PAGES`, and some more."""
 
+RESTART = "restart the agent, which sets what is damaged aside and adopts the studies"
+"""What to do with a damaged or lost database; a start of an agent that does not run is as good."""
+
 StepHook = Callable[[Enum, bool], None]
 """Called with each durable step twice: just before it is made durable (False) and just after."""
 
@@ -267,7 +270,21 @@ def naming(path: Path) -> Iterator[None]:
             raise FullDisk(full_disk(path.parent)) from error
         allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
         why = "" if allowed or not path.exists() else f"; {whose(path)}"
-        raise InvalidDatabase(f"{path}: {error}{why}") from error
+        hint = f": {RESTART}" if is_damage(error, opening=True) else ""
+        raise InvalidDatabase(f"{path}: {error}{why}{hint}") from error
+
+
+def is_damage(error: BaseException | None, *, opening: bool = False) -> bool:
+    """Return whether the error says that the content is damaged.
+
+    While it is ``opening``, a table or column that is missing is one too.
+    """
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    codes = [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB]
+    if opening:
+        codes.append(sqlite3.SQLITE_ERROR)
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in codes
 
 
 def _is_full(error: sqlite3.Error | OSError, folder: Path) -> bool:

@@ -18,6 +18,7 @@ from edge.agent.inbox import Inbox
 from edge.agent.study import UNFINISHED, process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.atomic_files import is_transient
+from edge.database import is_damage
 from edge.escalation.client import SecondReader
 from edge.job import Job
 from edge.part import Agent, Part
@@ -27,7 +28,7 @@ from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
-from edge.store.repair import is_damage, require_own_files
+from edge.store.repair import require_own_files
 from edge.store.steps import Step
 from imaging.errors import is_machine_fault
 from process.backoff import doubled

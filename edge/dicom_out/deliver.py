@@ -407,8 +407,8 @@ def delivering(
                             stop.wait(poll_s)
             except Exception as error:  # a full disk: it passes
                 known = isinstance(error, EdgeError | OSError | sqlite3.Error | MemoryError)
-                tell = log.error if known else log.exception
-                tell("delivery pauses", error=f"{type(error).__name__}: {error}")
+                why = f"{type(error).__name__}: {error}"
+                log.error("delivery pauses", error=why, exc_info=not known)
             stop.wait(10 * poll_s)
 
     starts = [("objects", maker), *((one.name, partial(sender, one)) for one in targets)]

@@ -13,11 +13,17 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import move
-from edge.database import InvalidDatabase, Schema, StepHook, file_identities, migrate, naming
+from edge.database import (
+    RESTART,
+    InvalidDatabase,
+    Schema,
+    StepHook,
+    file_identities,
+    is_damage,
+    migrate,
+    naming,
+)
 from edge.store.studies import StudyStore, all_migrations
-
-RESTART = "restart the agent, which sets what is damaged aside and adopts the studies"
-"""What to do with a damaged or lost database; a start of an agent that does not run is as good."""
 
 log = structlog.get_logger()
 
@@ -97,10 +103,9 @@ def require_own_files(path: Path, store: StudyStore) -> None:
 def set_aside(path: Path, problem: str) -> None:
     """Rename a damaged database and its log, and say so."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(f"{path.name}{suffix}")
-        if file.exists():
-            move(file, path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))
+    for file in file_identities(path):
+        suffix = file.name.removeprefix(path.name)
+        move(file, path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))
     log.error(
         "database damaged, set aside",
         file=f"{path.name}.damaged-{stamp}",
@@ -113,16 +118,3 @@ def damaged_databases(path: Path) -> list[Path]:
     """Return the databases that were set aside, the oldest first."""
     found = path.parent.glob(f"{path.name}.damaged-*")
     return sorted(p for p in found if not p.name.endswith(("-wal", "-shm")))
-
-
-def is_damage(error: BaseException | None, *, opening: bool = False) -> bool:
-    """Return whether the error says that the content is damaged.
-
-    While it is ``opening``, a table or column that is missing is one too.
-    """
-    if not isinstance(error, sqlite3.DatabaseError):
-        return False
-    codes = [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB]
-    if opening:
-        codes.append(sqlite3.SQLITE_ERROR)
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in codes
