@@ -16,7 +16,7 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -168,15 +168,27 @@ def open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
-def file_identities(path: Path) -> dict[Path, tuple[int, int]]:
-    """Return device and inode of the database's file, and of its log where there is one.
-
-    Raises:
-        OSError: the folder cannot be read; a missing file is none.
-    """
+def files_of(path: Path) -> dict[Path, tuple[int, int]]:
+    """Return device and inode of the database's file, and of those of its log that are there."""
     files = [path.with_name(f"{path.name}{suffix}") for suffix in ("", "-wal", "-shm")]
     found = {file: file.stat() for file in files if file.exists()}
     return {file: (status.st_dev, status.st_ino) for file, status in found.items()}
+
+
+def require_own_files(path: Path, own: Mapping[Path, tuple[int, int]]) -> None:
+    """Check that the files at ``path`` are still the ``own`` ones, into which the agent writes.
+
+    While the folder cannot be read, or its files seem to change by themselves, nothing is known.
+
+    Raises:
+        InvalidDatabase: one was deleted, renamed or replaced.
+    """
+    with suppress(OSError):
+        now = files_of(path)
+        lost = [str(file) for file in own if now.get(file) != own[file]]
+        if lost and now == files_of(path):
+            why = "deleted, renamed or replaced while the agent ran"
+            raise InvalidDatabase(f"{' and '.join(lost)}: {why}: {RESTART}")
 
 
 def columns(database: sqlite3.Connection) -> set[str]:
@@ -279,12 +291,9 @@ def is_damage(error: BaseException | None, *, opening: bool = False) -> bool:
 
     While it is ``opening``, a table or column that is missing is one too.
     """
-    if not isinstance(error, sqlite3.DatabaseError):
-        return False
-    codes = [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB]
-    if opening:
-        codes.append(sqlite3.SQLITE_ERROR)
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in codes
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    is_other = opening and code == sqlite3.SQLITE_ERROR
+    return is_other or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _is_full(error: sqlite3.Error | OSError, folder: Path) -> bool:

@@ -5,10 +5,10 @@ so that a start after a crash and the end of a full disk need no code of their o
 """
 
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from threading import Event
 
 import structlog
 
@@ -18,7 +18,7 @@ from edge.agent.inbox import Inbox
 from edge.agent.study import UNFINISHED, process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.atomic_files import is_transient
-from edge.database import is_damage
+from edge.database import is_damage, require_own_files
 from edge.escalation.client import SecondReader
 from edge.job import Job
 from edge.part import Agent, Part
@@ -28,7 +28,6 @@ from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
-from edge.store.repair import require_own_files
 from edge.store.steps import Step
 from imaging.errors import is_machine_fault
 from process.backoff import doubled
@@ -54,30 +53,19 @@ class MainLoop:
     """The main loop of the agent, and the studies that are suspended until the next start.
 
     Args:
-        read: reads a claimed study.
-        second: is asked again for what is pending.
         arrived: ends the pause between two polls of the inbox when it is set.
     """
 
     def __init__(
-        self,
-        agent: Agent,
-        read: ReadStudy,
-        second: SecondReader,
-        rules: Rules,
-        arrived: threading.Event,
+        self, agent: Agent, read: ReadStudy, second: SecondReader, rules: Rules, arrived: Event
     ) -> None:
         settings, store = agent.site.settings, agent.store
         clock = self._clock = agent.clock
         self._agent, self._site, self._folders = agent, agent.site, agent.site.folders
         self._store, self._inbox = store, Inbox(self._folders.inbox, settings.quiet_s, clock)
+        budget, amended = RetryBudget.of(settings, self._site.pause_s), self._on_amended
         self._amender = Amender(
-            store,
-            self._folders.outbox,
-            second,
-            RetryBudget.of(settings, self._site.pause_s),
-            on_amended=lambda report: self._tell(lambda part: part.amended(report)),
-            clock=clock,
+            store, self._folders.outbox, second, budget, on_amended=amended, clock=clock
         )
         persist = persist_in(store.pending)
         self._process = partial(
@@ -121,8 +109,8 @@ class MainLoop:
                     raise
                 self._pause(error)
                 busy = True  # it has waited
-            # after the pass: where files seem to change by themselves, studies are read even so
-            require_own_files(self._site.database, self._store)
+            finally:  # it is the cause of any other error
+                require_own_files(self._site.database, self._store.files)
             if not busy:
                 self._wait_for_poll()
 
@@ -341,6 +329,9 @@ class MainLoop:
         self._tell(lambda part: part.reported(report))
         if "cloud" in report.models:
             self._amender.responded()
+
+    def _on_amended(self, report: Report) -> None:
+        self._tell(lambda part: part.amended(report))
 
     def _tell(self, tell: Callable[[Part], None]) -> None:
         """Tell all parts of a report; a fault of a part harms no report."""

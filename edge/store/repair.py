@@ -13,24 +13,13 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import move
-from edge.database import (
-    RESTART,
-    InvalidDatabase,
-    Schema,
-    StepHook,
-    file_identities,
-    is_damage,
-    migrate,
-    naming,
-)
+from edge.database import RESTART, InvalidDatabase, Schema, StepHook, is_damage, migrate, naming
 from edge.store.studies import StudyStore, all_migrations
 
 log = structlog.get_logger()
 
 
-def open_or_replace(
-    path: Path, schema: Schema, on_step: StepHook = lambda _step, _durable: None
-) -> StudyStore:
+def open_or_replace(path: Path, schema: Schema, on_step: StepHook) -> StudyStore:
     """Open the database and check all of it; replace it by a new one if it is damaged.
 
     Raises:
@@ -41,15 +30,13 @@ def open_or_replace(
         with naming(path):
             migrate(path, all_migrations(schema), on_step)
         store = StudyStore(path, schema, on_step)
-        problem = store.problem()
+        if not (problem := store.problem()):
+            return store
+        store.close()
     except InvalidDatabase as error:
         if not is_damage(error.__cause__, opening=True):
             raise
         problem = str(error.__cause__)
-    else:
-        if not problem:
-            return store
-        store.close()
     set_aside(path, problem)
     return StudyStore(path, schema, on_step)
 
@@ -84,28 +71,12 @@ def ending_where_damaged(path: Path) -> Iterator[None]:
         raise
 
 
-def require_own_files(path: Path, store: StudyStore) -> None:
-    """Check that what is written to the open database is in the files at ``path``.
-
-    While the folder cannot be read, or its files seem to change by themselves, nothing is known.
-
-    Raises:
-        InvalidDatabase: it is not; the main loop ends.
-    """
-    with suppress(OSError):
-        now = file_identities(path)
-        lost = [file for file, identity in store.files.items() if now.get(file) != identity]
-        if lost and now == file_identities(path):
-            names = " and ".join(map(str, lost))
-            raise InvalidDatabase(f"{names}: deleted, renamed or replaced: {RESTART}")
-
-
 def set_aside(path: Path, problem: str) -> None:
     """Rename a damaged database and its log, and say so."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    for file in file_identities(path):
-        suffix = file.name.removeprefix(path.name)
-        move(file, path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))
+    for suffix in ("", "-wal", "-shm"):
+        if (file := path.with_name(f"{path.name}{suffix}")).exists():
+            move(file, path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))
     log.error(
         "database damaged, set aside",
         file=f"{path.name}.damaged-{stamp}",

@@ -23,7 +23,7 @@ from edge.database import (
     WrongStep,
     columns,
     durable,
-    file_identities,
+    files_of,
     lacking_in,
     make_tables,
     naming,
@@ -98,7 +98,7 @@ class StudyStore:
                 extend(self.database, self.trail, on_step) for extend in schema.extensions
             )
             self.pending = PendingStore(self.database, on_step, self.trail, self._reported)
-            self.files = file_identities(path)
+            self.files = files_of(path)
             opened.pop_all()
 
     def __enter__(self) -> Self:

@@ -23,7 +23,7 @@ from edge.store.steps import Step
 from edge.store.studies import StudyStore, all_migrations
 from edge.trail.verify import verify
 from evaluation.world import settings_in
-from tests.edge.builders import UNHURRIED, SilentCloud, open_store, report_in, schema_of
+from tests.edge.builders import UNHURRIED, SilentCloud, nothing, open_store, report_in, schema_of
 
 VERSION_0 = Path(__file__).parent / "data" / "version-0.tar.xz"
 """The folders of an agent of the version before there were numbers: it was stopped with two pending
@@ -159,7 +159,7 @@ def test_a_newer_database_is_refused_and_stays_as_it_is(root: Path) -> None:
     with closing(sqlite3.connect(path)) as opened:
         opened.execute("PRAGMA user_version = 999")
     with pytest.raises(OtherVersion, match=r"version 999.*a newer Overread has used it"):
-        open_or_replace(path, schema(root))
+        open_or_replace(path, schema(root), nothing)
     with closing(sqlite3.connect(path)) as opened:
         assert opened.execute("PRAGMA user_version").fetchone() == (999,)
         opened.execute(f"PRAGMA user_version = {COUNT}")
@@ -177,7 +177,7 @@ def test_a_migration_that_fails_changes_nothing_and_sets_nothing_aside(root: Pat
     wrong = "ALTER TABLE studies ADD COLUMN x TEXT;\nALTER TABLE nowhere ADD COLUMN x TEXT;"
     later = Schema((*now.migrations, Migration(900, wrong)), now.audit, now.extensions)
     with pytest.raises(OtherVersion, match="migration 900 failed, and changed nothing"):
-        open_or_replace(path, later)
+        open_or_replace(path, later, nothing)
     assert_nothing_is_lost(root)
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,6 @@ from edge.agent import loop
 from edge.database import InvalidDatabase, StepHook
 from edge.job import Job
 from edge.run import ReadStudy, run_agent
-from edge.store import repair
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step
 from evaluation.world import settings_in
@@ -28,6 +28,7 @@ from tests.edge.agent.test_join import FIRST, REST, Reader, assert_one_study, se
 from tests.edge.builders import open_store, put, put_all, report_in
 from tests.edge.running_agent import (
     Killed,
+    command,
     database,
     killed,
     once_at,
@@ -334,19 +335,24 @@ def test_a_share_on_which_files_seem_to_be_replaced_by_themselves_does_not_end_t
 ) -> None:
     """Some give a file another number with each question."""
     numbers = count()
-    monkeypatch.setattr(repair, "file_identities", lambda path: {path: (0, next(numbers))})
+    monkeypatch.setattr("edge.database.files_of", lambda path: {path: (0, next(numbers))})
     for name in ("a", "b"):
         put(tmp_path / "inbox", name)
     work(tmp_path)
     assert statuses(tmp_path) == {"a": "final", "b": "final"}
 
 
-def test_a_state_folder_that_is_removed_while_the_agent_runs_is_made_again_at_the_next_start(
-    tmp_path: Path,
+def test_a_state_folder_that_is_removed_ends_the_program_with_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The next start makes it again."""
     put(tmp_path / "inbox", "a")
-    with pytest.raises(InvalidDatabase):
-        work(tmp_path, on_step=once_at(Step.DONE, True, lambda: shutil.rmtree(tmp_path / "state")))
+    lose = once_at(Step.DONE, True, lambda: shutil.rmtree(tmp_path / "state"))
+    running = partial(run_agent, read=quick_read, stop=Passes(), on_step=lose)
+    monkeypatch.setattr("edge.cli.agent.run_agent", running)
+    line = command(tmp_path, "run", status=1).stderr.splitlines()[-1]
+    assert line.startswith(f"InvalidDatabase: {database(tmp_path)}")
+    assert "while the agent ran: restart the agent, which" in line
     put(tmp_path / "inbox", "b")
     work(tmp_path)
     assert statuses(tmp_path) == {"a": "final", "b": "final"}
