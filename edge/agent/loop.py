@@ -52,8 +52,7 @@ log = structlog.get_logger()
 class MainLoop:
     """The main loop of the agent, and the studies that are suspended until the next start.
 
-    Args:
-        arrived: ends the pause between two polls of the inbox when it is set.
+    ``arrived`` ends the pause between two polls of the inbox when it is set.
     """
 
     def __init__(
