@@ -85,7 +85,6 @@ def is_transient(error: BaseException) -> bool:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
         # for EDQUOT and EROFS, sqlite reports only that a write failed
         full = [sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR_WRITE]
-        full.append(sqlite3.SQLITE_READONLY_DBMOVED)  # deleted: the main loop opens it again
         # another process, for example a backup or the sqlite shell; 0xFF: the primary result code
         return code in full or code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

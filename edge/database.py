@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -45,6 +45,9 @@ Usually `edge.agent.loop` has it written before, when no study waits.
 ROOM_BYTES = 100_000_000
 """What should be free where the disk is full: the log of `MAX_LOG_PAGES`, and some more."""
 
+RESTART = "restart the agent, which sets what is damaged aside and adopts the studies"
+"""What to do with a damaged or lost database; a start of an agent that does not run is as good."""
+
 StepHook = Callable[[Enum, bool], None]
 """Called with each durable step twice: just before it is made durable (False) and just after."""
 
@@ -60,7 +63,7 @@ class WrongStep(EdgeError):
 
 
 class InvalidDatabase(EdgeError):
-    """The database of the state folder cannot be opened, or is not a database."""
+    """The database of the state folder cannot be opened, is damaged, or was deleted or replaced."""
 
 
 class FullDisk(InvalidDatabase):
@@ -164,19 +167,27 @@ def open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
-def file_identities(path: Path) -> dict[Path, tuple[int, int]]:
-    """Return device and inode of the database's file, and of its log where there is one.
+def files_of(path: Path) -> dict[Path, tuple[int, int]]:
+    """Return device and inode of the database's file, and of those of its log that are there."""
+    files = [path.with_name(f"{path.name}{suffix}") for suffix in ("", "-wal", "-shm")]
+    found = {file: file.stat() for file in files if file.exists()}
+    return {file: (status.st_dev, status.st_ino) for file, status in found.items()}
+
+
+def require_own_files(path: Path, own: Mapping[Path, tuple[int, int]]) -> None:
+    """Check that the files at ``path`` are still the ``own`` ones, into which the agent writes.
+
+    While the folder cannot be read, or its files seem to change by themselves, nothing is known.
 
     Raises:
-        OSError: the folder cannot be read; a missing file is none.
+        InvalidDatabase: one was deleted, renamed or replaced.
     """
-    found: dict[Path, tuple[int, int]] = {}
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(f"{path.name}{suffix}")
-        with suppress(FileNotFoundError):
-            status = file.stat()
-            found[file] = status.st_dev, status.st_ino
-    return found
+    with suppress(OSError):
+        now = files_of(path)
+        lost = [str(file) for file in own if now.get(file) != own[file]]
+        if lost and now == files_of(path):
+            why = "deleted, renamed or replaced while the agent ran"
+            raise InvalidDatabase(f"{' and '.join(lost)}: {why}: {RESTART}")
 
 
 def is_empty(database: sqlite3.Connection) -> bool:
@@ -263,7 +274,18 @@ def naming(path: Path) -> Iterator[None]:
             raise FullDisk(full_disk(path.parent)) from error
         allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
         why = "" if allowed or not path.exists() else f"; {whose(path)}"
-        raise InvalidDatabase(f"{path}: {error}{why}") from error
+        hint = f": {RESTART}" if is_damage(error, opening=True) else ""
+        raise InvalidDatabase(f"{path}: {error}{why}{hint}") from error
+
+
+def is_damage(error: BaseException | None, *, opening: bool = False) -> bool:
+    """Return whether the error says that the content is damaged.
+
+    While it is ``opening``, a table or column that is missing is one too.
+    """
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    is_other = opening and code == sqlite3.SQLITE_ERROR
+    return is_other or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _is_full(error: sqlite3.Error | OSError, folder: Path) -> bool:

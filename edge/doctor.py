@@ -15,7 +15,7 @@ from itertools import chain
 from edge.agent.adopt import strays
 from edge.amend.amender import MB
 from edge.checks import Checked, Results, existing, folder_problem, mode, note, ok, secrets, wrong
-from edge.database import InvalidDatabase, OlderVersion, copies
+from edge.database import RESTART, InvalidDatabase, OlderVersion, copies
 from edge.errors import EdgeError
 from edge.folders import DATABASE, AgentFolders, is_running, other_user
 from edge.link.channel import DIAGNOSE_S, open_channel, start_health_check
@@ -26,7 +26,7 @@ from edge.reader import EdgeReader, open_configured
 from edge.rules.rule import load_rules
 from edge.settings.core import EdgeSettings
 from edge.site import Site
-from edge.store.repair import RESTART, damaged_databases, is_damage
+from edge.store.repair import damaged_databases
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from models.runtime.errors import ModelError
@@ -141,11 +141,7 @@ def _database(site: Site) -> Results:
         text = f"{copy} is from before an upgrade; delete it when the new version has proved itself"
         yield note("database", text)
     if not path.exists():
-        if is_running(folders):
-            text = f"{path} is missing while the agent runs: it makes one after its current study"
-            yield wrong("database", text)
-        else:
-            yield note("database", f"{path} is missing: the agent makes it at its start")
+        yield note("database", f"{path} is missing: the agent makes it at its start")
         return
     if missing := [f for f in (folders.work, folders.done, folders.quarantine) if not f.is_dir()]:
         text = f"{' and '.join(map(str, missing))} missing: start the agent, which makes it"
@@ -154,8 +150,7 @@ def _database(site: Site) -> Results:
     try:
         opened = StudyStore(path, site.schema)
     except InvalidDatabase as error:
-        hint = f": {RESTART}" if is_damage(error.__cause__, opening=True) else ""
-        yield wrong("database", f"{error}{hint}")
+        yield wrong("database", str(error))
         return
     with opened as store:
         if problem := store.problem():

@@ -35,7 +35,7 @@ class Agent:
         clock: monotonic, in seconds.
         wake: lets the main loop look into the inbox at once.
         problem: returns what is wrong with the main loop, empty for nothing; any thread may ask.
-        store: returns the open database of the main loop, for its thread alone.
+        store: the open database of the main loop, for its thread alone; set before a part opens.
         pipeline: returns that of the next study; None before it is open.
         links: returns what to expect of each cloud by its address, without waiting.
         parts: all parts, in the order in which they are opened.
@@ -48,7 +48,7 @@ class Agent:
     clock: Callable[[], float]
     wake: Callable[[], None]
     problem: Callable[[], str]
-    store: Callable[[], StudyStore]
+    store: StudyStore = field(init=False)
     pipeline: Callable[[], Pipeline | None] = lambda: None
     links: Callable[[], Mapping[str, LinkEstimate]] = dict
     parts: list["Part"] = field(default_factory=list)

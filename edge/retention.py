@@ -136,7 +136,7 @@ class RetentionPart(Part):
         return True
 
     def _limit_studies(self) -> bool:
-        held = self.agent.store().held(studies=True)
+        held = self.agent.store.held(studies=True)
         ended = {
             key: (changed, is_pending or key in held)
             for key, _, changed, is_pending in self._ended(Step.DONE)
@@ -146,7 +146,7 @@ class RetentionPart(Part):
         return self._limit(self._studies, kept, self._remove_study)
 
     def _limit_reports(self) -> bool:
-        present, held = set(os.listdir(self._folders.outbox)), self.agent.store().held()
+        present, held = set(os.listdir(self._folders.outbox)), self.agent.store.held()
         kept = [
             _Kept(key, self._folders.outbox / name, changed, is_pending or key in held)
             for key, name, changed, is_pending in self._ended(Step.DONE, Step.QUARANTINED)
@@ -156,15 +156,15 @@ class RetentionPart(Part):
 
     def _ended(self, *steps: Step) -> Iterator[tuple[str, str, float, bool]]:
         """Yield key, report and last change of the studies at these steps, and what is pending."""
-        pending = self.agent.store().pending.keys()
-        for key, name, updated in self.agent.store().ended(*steps):
+        pending = self.agent.store.pending.keys()
+        for key, name, updated in self.agent.store.ended(*steps):
             yield key, name, datetime.fromisoformat(updated).timestamp(), key in pending
 
     def _limit(
         self, limits: Limits, every: Iterable[_Kept], remove_one: Callable[[_Kept], None]
     ) -> bool:
         """Remove the oldest one that is beyond a limit, or measure one; return whether there is."""
-        trail = self.agent.store().trail
+        trail = self.agent.store.trail
         can_go = (one for one in every if one.folder not in self._unremovable)
         kept = sorted(can_go, key=lambda one: one.changed)
         reason, now = "", self._wall()
@@ -183,7 +183,7 @@ class RetentionPart(Part):
                 why = reason
             else:
                 return False  # the others are younger
-            if one.must_stay or is_provisional(self.agent.store().get(one.key), self._folders):
+            if one.must_stay or is_provisional(self.agent.store.get(one.key), self._folders):
                 continue
             if one.folder.parent == self._folders.outbox:
                 age_s = now - _changed(one.folder / "report.json")
@@ -221,7 +221,7 @@ class RetentionPart(Part):
         remove_evidence(out)
         release_folder(out, one.key)
         sync_folder(out.parent)
-        self.agent.store().forget_report(one.key)
+        self.agent.store.forget_report(one.key)
 
     def _forget_rows(self) -> None:
         """Delete the rows of which no file is left: they hold names too."""
@@ -230,7 +230,7 @@ class RetentionPart(Part):
             if not is_pending and not any((home / key).exists() for home in homes):
                 folder = self._folders.outbox / name
                 if not folder.exists() or owner_of(folder) != key:
-                    self.agent.store().forget(key)
+                    self.agent.store.forget(key)
 
 
 def _changed(path: Path) -> float:

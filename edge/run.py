@@ -5,7 +5,6 @@ This is the only module that knows all parts. It opens them in order around the 
 """
 
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from types import FrameType
 import numpy as np
 import structlog
 
-from edge.agent.loop import MainLoop, ReadStudy, main_loop
+from edge.agent.loop import MainLoop, ReadStudy
 from edge.assemble import open_pipeline
 from edge.audit import Event
 from edge.checks import folder_problem
@@ -38,7 +37,7 @@ from edge.rules.rule import load_rules
 from edge.settings.core import CLOUD_OFF, EdgeSettings
 from edge.site import Site
 from edge.status.part import PagePart
-from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
+from edge.store.repair import opened
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
 from imaging.preprocess import Preprocessed
@@ -107,13 +106,12 @@ def run_agent(
             pulse.beat()
             hook(to, durable)
 
-        store = open_or_replace(site.database, site.schema, step)
-        held.callback(lambda: store.close())
         arrived, opening = threading.Event(), ["the model is being loaded"]
         agent = Agent(
             site, Telemetry(), stop or threading.Event(), hook, clock,
-            wake=arrived.set, problem=pulse.problem, store=lambda: store,
+            wake=arrived.set, problem=pulse.problem,
         )  # fmt: skip
+        agent.store = held.enter_context(opened(site.database, site.schema, step))
         agent.parts = parts_of(agent, make_objects)
         ready = {"model": lambda: "".join(opening), **readiness(agent)}
         metrics = serving_metrics(
@@ -131,15 +129,15 @@ def run_agent(
 
         if read is None:
             (models,) = [part for part in agent.parts if isinstance(part, ModelsPart)]
-            opened = open_pipeline(
+            opening_pipeline = open_pipeline(
                 settings,
                 on_stage=on_stage,
-                on_sending=lambda sending: store.trail.record(Event.SENT, **asdict(sending)),
+                on_sending=lambda sending: agent.store.trail.record(Event.SENT, **asdict(sending)),
                 clock=clock,
                 reads_ahead=True,
                 screening=models.live.open_active,
             )
-            pipeline = held.enter_context(opened)
+            pipeline = held.enter_context(opening_pipeline)
             models.attach(pipeline)
             pipeline.reader.screen(Preprocessed(np.zeros(USUAL_BOX, np.uint8), Geometry()))
             agent.telemetry.observe_reading(pipeline.read_peak_mb)
@@ -163,17 +161,8 @@ def run_agent(
         log.info("agent started", **description(settings), model=label)
         for part in agent.parts:
             part.started()
-        while True:
-            try:
-                loops[:] = [main_loop(agent, store, read, second, rules, arrived)]
-                loops[0].work(pulse.beat)
-                break
-            except (LostDatabase, sqlite3.DatabaseError) as error:
-                if not isinstance(error, LostDatabase) and not is_damage(error):
-                    raise
-                site.folders.make()
-                store = reopen(site.database, store, error, site.schema, step)
-                store.trail.flush()
+        loops.append(MainLoop(agent, read, second, rules, arrived))
+        loops[0].work(pulse.beat)
     log.info("agent stopped", hint="unfinished studies continue at the next start")
 
 

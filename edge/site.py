@@ -6,10 +6,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.database import BUSY_S, InvalidDatabase, Schema
+from edge.database import BUSY_S, RESTART, InvalidDatabase, Schema, is_damage
 from edge.folders import DATABASE, AgentFolders
 from edge.settings.core import EdgeSettings
-from edge.store.repair import RESTART, is_damage
 from edge.store.studies import StudyStore
 
 PAUSE_POLLS = 10
@@ -73,10 +72,6 @@ class Site:
         try:
             with StudyStore(path, self.schema) as store:
                 yield store
-        except InvalidDatabase as error:
-            if is_damage(error.__cause__, opening=True):
-                raise InvalidDatabase(f"{error}: {RESTART}") from error
-            raise
         except sqlite3.DatabaseError as error:
             hint = f": {RESTART}" if is_damage(error) else ""
             raise InvalidDatabase(f"{path}: {error}{hint}") from error

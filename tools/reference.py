@@ -71,7 +71,7 @@ def edge_registry() -> CollectorRegistry:
     parts_of(
         Agent(
             site_of(EdgeSettings()), telemetry, Event(), nothing, nothing,
-            wake=nothing, problem=nothing, store=nothing,
+            wake=nothing, problem=nothing,
         )
     )  # fmt: skip
     return telemetry.registry

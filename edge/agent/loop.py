@@ -5,11 +5,10 @@ so that a start after a crash and the end of a full disk need no code of their o
 """
 
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from threading import Event
 
 import structlog
 
@@ -19,6 +18,7 @@ from edge.agent.inbox import Inbox
 from edge.agent.study import UNFINISHED, process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.atomic_files import is_transient
+from edge.database import is_damage, require_own_files
 from edge.escalation.client import SecondReader
 from edge.job import Job
 from edge.part import Agent, Part
@@ -28,9 +28,7 @@ from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
 from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
-from edge.store.repair import is_damage, require_own_files
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process.backoff import doubled
 from protos.messages import Priority
@@ -54,29 +52,35 @@ log = structlog.get_logger()
 class MainLoop:
     """The main loop of the agent, and the studies that are suspended until the next start.
 
-    Args:
-        process: processes a claimed study to its end; the number is the start time of its budget.
-        arrived: ends the pause between two polls of the inbox when it is set.
-        priority_of: how urgent the study in a folder is; called once for each study.
+    ``arrived`` ends the pause between two polls of the inbox when it is set.
     """
 
     def __init__(
-        self,
-        agent: Agent,
-        store: StudyStore,
-        inbox: Inbox,
-        process: Callable[[Record, float], None],
-        amender: Amender,
-        arrived: threading.Event,
-        priority_of: Callable[[Path], Priority] = lambda _source: Priority.ROUTINE,
+        self, agent: Agent, read: ReadStudy, second: SecondReader, rules: Rules, arrived: Event
     ) -> None:
+        settings, store = agent.site.settings, agent.store
+        clock = self._clock = agent.clock
         self._agent, self._site, self._folders = agent, agent.site, agent.site.folders
-        self._store, self._inbox, self._process, self._amender = store, inbox, process, amender
-        self._priority_of, self._priorities = priority_of, dict[str, Priority]()
+        self._store, self._inbox = store, Inbox(self._folders.inbox, settings.quiet_s, clock)
+        budget, amended = RetryBudget.of(settings, self._site.pause_s), self._on_amended
+        self._amender = Amender(
+            store, self._folders.outbox, second, budget, on_amended=amended, clock=clock
+        )
+        persist = persist_in(store.pending)
+        self._process = partial(
+            process_study,
+            folders=self._folders,
+            store=store,
+            read=lambda job: read(job, persist),
+            deadline_s=settings.deadline_s,
+            on_report=self._on_report,
+            clock=clock,
+        )
+        self._priority_of = priority_of(rules, Priority(settings.priority))
+        self._priorities = dict[str, Priority]()
         self._stop, self._arrived, self._telemetry = agent.stop, arrived, agent.telemetry
         # A study that an earlier process claimed has its budget from now on: the clock of that
         # process is not known here.
-        clock = self._clock = agent.clock
         self._start_s, self._since_s = clock(), dict[str, float]()
         self._suspended: set[str] = set()
         self._retry_at: dict[str, tuple[float, int]] = {}  # until when, and how many so far
@@ -92,7 +96,7 @@ class MainLoop:
         """Run until the stop is set, and call ``on_pass`` with each pass.
 
         Raises:
-            LostDatabase: the database was deleted or replaced during the last pass.
+            InvalidDatabase: the database was deleted or replaced during the last pass.
         """
         while not self._stop.is_set():
             on_pass()
@@ -104,8 +108,8 @@ class MainLoop:
                     raise
                 self._pause(error)
                 busy = True  # it has waited
-            # after the pass: where files seem to change by themselves, studies are read even so
-            require_own_files(self._site.database, self._store)
+            finally:  # it is the cause of any other error
+                require_own_files(self._site.database, self._store.files)
             if not busy:
                 self._wait_for_poll()
 
@@ -319,57 +323,24 @@ class MainLoop:
             self._store.advance(key, Step.CLAIMED)
             self._uncounted.discard(key)
 
-
-def main_loop(
-    agent: Agent,
-    store: StudyStore,
-    read: ReadStudy,
-    second: SecondReader,
-    rules: Rules,
-    arrived: threading.Event,
-) -> MainLoop:
-    """Connect the core around an open database, and let all parts know of each report."""
-    settings, folders, telemetry = agent.site.settings, agent.site.folders, agent.telemetry
-
-    def on_amended(report: Report) -> None:
-        for part in agent.parts:
-            _tell(part.name, part.amended, report)
-
-    budget = RetryBudget.of(settings, agent.site.pause_s)
-    amender = Amender(
-        store, folders.outbox, second, budget, on_amended=on_amended, clock=agent.clock
-    )
-
-    def on_report(report: Report) -> None:
-        telemetry.count_report(report)
-        for part in agent.parts:
-            _tell(part.name, part.reported, report)
+    def _on_report(self, report: Report) -> None:
+        self._telemetry.count_report(report)
+        self._tell(lambda part: part.reported(report))
         if "cloud" in report.models:
-            amender.responded()
+            self._amender.responded()
 
-    persist = persist_in(store.pending)
-    process = partial(
-        process_study,
-        folders=folders,
-        store=store,
-        read=lambda job: read(job, persist),
-        deadline_s=settings.deadline_s,
-        on_report=on_report,
-        clock=agent.clock,
-    )
-    inbox = Inbox(folders.inbox, settings.quiet_s, agent.clock)
-    priority = priority_of(rules, Priority(settings.priority))
-    return MainLoop(agent, store, inbox, process, amender, arrived, priority)
+    def _on_amended(self, report: Report) -> None:
+        self._tell(lambda part: part.amended(report))
 
-
-def _tell(name: str, heard: Callable[[Report], None], report: Report) -> None:
-    """Tell a part of a report; a fault of the part harms no report."""
-    try:
-        heard(report)
-    except Exception as error:  # whatever it is: the report is out, and the next study must be read
-        if is_of_the_database(error):
-            raise
-        log.exception("fault of a part", part=name)
+    def _tell(self, tell: Callable[[Part], None]) -> None:
+        """Tell all parts of a report; a fault of a part harms no report."""
+        for part in self._agent.parts:
+            try:
+                tell(part)
+            except Exception as error:  # whatever it is: the next study must be read
+                if is_of_the_database(error):
+                    raise
+                log.exception("fault of a part", part=part.name)
 
 
 def is_of_the_database(error: Exception) -> bool:

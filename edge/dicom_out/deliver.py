@@ -38,7 +38,7 @@ from edge.report.evidence import objects_folder
 from edge.report.write import exported_versions
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.site import Site
-from edge.store.repair import require_own_files
+from edge.store.repair import ending_where_damaged
 from edge.store.studies import StudyStore
 from imaging.errors import is_machine_fault
 from process import tracing
@@ -397,24 +397,18 @@ def delivering(
     def sender(settings: DicomTarget | DicomWebTarget, store: StudyStore) -> Work:
         return Sender(settings, store, outbox, stopped=stop.is_set, clock=clock).run_once
 
-    def work_on(work: Work, store: StudyStore) -> None:
-        """Work until the stop is set, or the database was deleted or replaced."""
-        while not stop.is_set():
-            busy = work()
-            require_own_files(path, store)
-            if not busy:
-                stop.wait(poll_s)
-
     def work(start: Callable[[StudyStore], Work]) -> None:
         while not stop.is_set():
             try:
-                if path.is_file():  # the main loop makes it
-                    with StudyStore(path, site.schema, on_step) as store:
-                        work_on(start(store), store)
-            except Exception as error:  # a full disk, a lost database: it passes
+                with ending_where_damaged(path), StudyStore(path, site.schema, on_step) as store:
+                    once = start(store)
+                    while not stop.is_set():
+                        if not once():
+                            stop.wait(poll_s)
+            except Exception as error:  # a full disk: it passes
                 known = isinstance(error, EdgeError | OSError | sqlite3.Error | MemoryError)
-                tell = log.error if known else log.exception
-                tell("delivery pauses", error=f"{type(error).__name__}: {error}")
+                why = f"{type(error).__name__}: {error}"
+                log.error("delivery pauses", error=why, exc_info=not known)
             stop.wait(10 * poll_s)
 
     starts = [("objects", maker), *((one.name, partial(sender, one)) for one in targets)]

@@ -17,7 +17,6 @@ from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings
 from edge.site import Site
-from edge.store.studies import StudyStore
 
 NOTHING = Drift("", (), ())
 
@@ -86,7 +85,6 @@ class DriftPart(Part):
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
         self.monitor = DriftMonitor(agent.site)
-        self._store: StudyStore | None = None
         self._due: list[tuple[str, str, str]] = []
         self._may_be_due = True
         level = agent.telemetry.gauge(
@@ -102,16 +100,14 @@ class DriftPart(Part):
 
     def work(self, _waiting: bool) -> bool:
         """Note the observation of one report, until there is one for each."""
-        store = self.agent.store()
-        if self._store is not store:  # another database, after damage
-            self._store, self._due, self._may_be_due = store, [], True
+        database = self.agent.store.database
         if not self._due and self._may_be_due:
-            self._due = due(store.database, AT_ONCE)[::-1]
+            self._due = due(database, AT_ONCE)[::-1]
             self._may_be_due = len(self._due) == AT_ONCE
         if not self._due:
             return False
         key, name, updated = self._due[-1]
-        put(store.database, self._observation(key, name), updated)
+        put(database, self._observation(key, name), updated)
         self._due.pop()
         return True
 

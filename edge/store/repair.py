@@ -5,30 +5,21 @@ A damaged one is set aside, not deleted. What the new one lacks is adopted from 
 """
 
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from edge.atomic_files import move
-from edge.database import InvalidDatabase, Schema, StepHook, file_identities, migrate, naming
-from edge.errors import EdgeError
+from edge.database import RESTART, InvalidDatabase, Schema, StepHook, is_damage, migrate, naming
 from edge.store.studies import StudyStore, all_migrations
-
-RESTART = "restart the agent, which sets it aside and adopts the studies"
-"""What to do with a damaged database; a start of one that does not run is as good."""
 
 log = structlog.get_logger()
 
 
-class LostDatabase(EdgeError):
-    """The file of the open database, or of its log, was deleted, or another is in its place."""
-
-
-def open_or_replace(
-    path: Path, schema: Schema, on_step: StepHook = lambda _step, _durable: None
-) -> StudyStore:
+def open_or_replace(path: Path, schema: Schema, on_step: StepHook) -> StudyStore:
     """Open the database and check all of it; replace it by a new one if it is damaged.
 
     Raises:
@@ -39,71 +30,52 @@ def open_or_replace(
         with naming(path):
             migrate(path, all_migrations(schema), on_step)
         store = StudyStore(path, schema, on_step)
-        problem = store.problem()
+        if not (problem := store.problem()):
+            return store
+        store.close()
     except InvalidDatabase as error:
         if not is_damage(error.__cause__, opening=True):
             raise
         problem = str(error.__cause__)
-    else:
-        if not problem:
-            return store
-        store.close()
     set_aside(path, problem)
     return StudyStore(path, schema, on_step)
 
 
-def require_own_files(path: Path, store: StudyStore) -> None:
-    """Check that what is written to the open database is in the files at ``path``.
+@contextmanager
+def opened(path: Path, schema: Schema, on_step: StepHook) -> Iterator[StudyStore]:
+    """Open the database as `open_or_replace` while the agent runs; in the end its log is empty.
 
-    While the folder cannot be read, nothing is known, and nothing is said.
+    In the place of a file that was replaced, it would be taken for that of the other one.
+    """
+    with ending_where_damaged(path), open_or_replace(path, schema, on_step) as store:
+        try:
+            yield store
+        finally:
+            with suppress(sqlite3.Error):
+                store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@contextmanager
+def ending_where_damaged(path: Path) -> Iterator[None]:
+    """Set the database aside where it turns out to be damaged; the main loop ends by that.
 
     Raises:
-        LostDatabase: it is not; `reopen` helps.
+        InvalidDatabase: it was damaged.
     """
-    with suppress(OSError):
-        now = file_identities(path)
-        lost = [file for file, identity in store.files.items() if now.get(file) != identity]
-        if lost:
-            names = " and ".join(file.name for file in lost)
-            raise LostDatabase(f"{names} in {path.parent}: deleted or replaced by another file")
-
-
-def reopen(
-    path: Path, store: StudyStore, error: Exception, schema: Schema, on_step: StepHook
-) -> StudyStore:
-    """Close a database that is damaged or lost, and open the one that takes its place.
-
-    Raises:
-        InvalidDatabase: it cannot be opened for another reason, such as its permissions.
-    """
-    if is_damage(error):
-        store.close()
-        set_aside(path, str(error))
-        return open_or_replace(path, schema, on_step)
-    log.error(
-        "database deleted or replaced, opening it again",
-        reason=str(error),
-        hint="studies are adopted from the folders, pending reads may be lost",
-    )
-    with suppress(sqlite3.Error):  # a file that was only renamed shall be complete
-        store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    store.close()
-    with suppress(OSError):
-        now = file_identities(path)
-        if now.get(path) != store.files[path]:
-            # a log is taken for that of any database beside it
-            for log_file in now.keys() - {path}:
-                if now[log_file] == store.files.get(log_file):
-                    log_file.unlink()
-    return open_or_replace(path, schema, on_step)
+    try:
+        yield
+    except Exception as error:
+        if is_damage(error) or is_damage(error.__cause__):
+            set_aside(path, str(error))
+            raise InvalidDatabase(f"{path}: {error}: {RESTART}") from error
+        raise
 
 
 def set_aside(path: Path, problem: str) -> None:
     """Rename a damaged database and its log, and say so."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(f"{path.name}{suffix}")
-        if file.exists():
+        if (file := path.with_name(f"{path.name}{suffix}")).exists():
             move(file, path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))
     log.error(
         "database damaged, set aside",
@@ -117,16 +89,3 @@ def damaged_databases(path: Path) -> list[Path]:
     """Return the databases that were set aside, the oldest first."""
     found = path.parent.glob(f"{path.name}.damaged-*")
     return sorted(p for p in found if not p.name.endswith(("-wal", "-shm")))
-
-
-def is_damage(error: BaseException | None, *, opening: bool = False) -> bool:
-    """Return whether the error says that the content is damaged.
-
-    While it is ``opening``, a table or column that is missing is one too.
-    """
-    if not isinstance(error, sqlite3.DatabaseError):
-        return False
-    codes = [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB]
-    if opening:
-        codes.append(sqlite3.SQLITE_ERROR)
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in codes

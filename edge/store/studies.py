@@ -22,7 +22,7 @@ from edge.database import (
     StepHook,
     WrongStep,
     durable,
-    file_identities,
+    files_of,
     is_empty,
     make_tables,
     naming,
@@ -96,7 +96,7 @@ class StudyStore:
                 extend(self.database, self.trail, on_step) for extend in schema.extensions
             )
             self.pending = PendingStore(self.database, on_step, self.trail, self._reported)
-            self.files = file_identities(path)
+            self.files = files_of(path)
             opened.pop_all()
 
     def __enter__(self) -> Self:

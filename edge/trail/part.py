@@ -58,7 +58,7 @@ class TrailPart(Part):
             OSError: the files cannot be read or written, and waiting does not help.
         """
         try:
-            self.agent.store().trail.flush()
+            self.agent.store.trail.flush()
         except (OSError, sqlite3.OperationalError) as error:
             if not is_transient(error):
                 raise
@@ -70,7 +70,7 @@ class TrailPart(Part):
             raise
         finally:
             with suppress(OSError, sqlite3.Error):  # they wait in the database, or it is damaged
-                trail = self.agent.store().trail
+                trail = self.agent.store.trail
                 trail.record(Event.STOPPED, site=self.agent.site.settings.site, reason=reason)
                 trail.flush()
 
@@ -81,7 +81,7 @@ class TrailPart(Part):
         model = pipeline.provenance.edge_model if pipeline else ""
         while not agent.stop.is_set():
             try:
-                agent.store().trail.record(Event.STARTED, **start_facts(settings), model=model)
+                agent.store.trail.record(Event.STARTED, **start_facts(settings), model=model)
                 return
             except (OSError, sqlite3.OperationalError) as error:
                 if not is_transient(error):

@@ -322,29 +322,26 @@ def held_at(path: Path, step: Step | PendingStep, looks: int) -> StepHook:
     return on_step
 
 
-def no_store() -> StudyStore:
-    """Fail: only the main loop has an open database."""
-    raise AssertionError("the main loop does not run")
-
-
-def agent_of(settings: EdgeSettings, **given: Any) -> Agent:
-    """The agent of these settings, without parts."""
+def agent_of(settings: EdgeSettings, store: StudyStore | None = None, **given: Any) -> Agent:
+    """The agent of these settings, without parts; only the main loop has an open database."""
     values: dict[str, Any] = {
         "clock": lambda: 0.0,
         "wake": lambda: None,
         "problem": lambda: "",
-        "store": no_store,
         "telemetry": Telemetry(),
         **given,
     }
-    return Agent(site_of(settings), stop=threading.Event(), on_step=nothing, **values)
+    agent = Agent(site_of(settings), stop=threading.Event(), on_step=nothing, **values)
+    if store is not None:
+        agent.store = store
+    return agent
 
 
 def remove_old(
     settings: EdgeSettings, store: StudyStore, wall: Callable[[], float], parts: Sequence[Part] = ()
 ) -> None:
     """Remove all that may go by these settings."""
-    agent = agent_of(settings, store=lambda: store)
+    agent = agent_of(settings, store=store)
     agent.parts = list(parts)
     retention = RetentionPart(agent, wall)
     retention.started()

@@ -21,7 +21,7 @@ from edge.store.repair import open_or_replace
 from evaluation.world import settings_in
 from models.runtime.signatures import make_keys
 from tests.edge.agent.test_adopt import empty, noise, work
-from tests.edge.builders import put_all
+from tests.edge.builders import nothing, put_all
 from tests.edge.fake_cloud import FakeCloud, mutual_tls
 from tests.edge.running_agent import command, database, sql
 from tests.pki import make_pki
@@ -70,16 +70,6 @@ def test_nothing_is_wrong_before_the_first_start(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-def test_a_database_that_is_deleted_while_the_agent_runs_is_wrong(root: Path) -> None:
-    """Until the study that the agent reads is done, nobody else can see what it writes."""
-    database(root).unlink()
-    assert wrong(doctor(root)) == []
-    with exclusive(root / "state" / ".overread.lock"):
-        ((what, text),) = wrong(doctor(root))
-    assert what == "database"
-    assert "missing while the agent runs: it makes one after its current study" in text
-
-
 def test_a_full_disk_is_named_and_how_much_to_free(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +87,7 @@ def test_a_full_disk_is_named_and_how_much_to_free(
     assert ("database", says) in found
     site = site_of(settings_in(root))
     with pytest.raises(FullDisk, match="make at least 100 MB free"):
-        open_or_replace(site.database, site.schema)
+        open_or_replace(site.database, site.schema, nothing)
 
 
 def test_people_get_a_line_for_each_check(root: Path) -> None:
@@ -126,7 +116,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "report": (lambda root: (root / "outbox" / "a").chmod(0o755),
                "access", "1 reports can be read by every user"),
     "noise": (lambda root: noise(database(root)),
-              "database", "not a database: restart the agent, which sets it aside"),
+              "database", "not a database: restart the agent, which sets what is"),
     "empty": (lambda root: empty(database(root)),
               "studies", "3 studies in the folders have no row"),
     "pending": (lose_pending, "reports", "requeue c"),

@@ -17,7 +17,7 @@ from edge.settings.core import load_settings
 from edge.store.repair import open_or_replace
 from edge.store.steps import Step
 from edge.store.studies import StudyStore, all_migrations
-from tests.edge.builders import open_claim, open_store, schema_of
+from tests.edge.builders import nothing, open_claim, open_store, schema_of
 
 LATER = (
     Migration(901, "ALTER TABLE studies ADD COLUMN x TEXT;"),
@@ -102,7 +102,7 @@ def test_a_newer_database_is_refused_and_stays_as_it_is(path: Path) -> None:
     migrate(path)
     after = dump(path)
     with pytest.raises(OtherVersion, match=r"version 902.*a newer Overread has used it"):
-        open_or_replace(path, schema_of(path))
+        open_or_replace(path, schema_of(path), nothing)
     assert (version_of(path), dump(path)) == (902, after)
 
 
@@ -115,7 +115,7 @@ def test_a_migration_that_fails_changes_nothing_and_sets_nothing_aside(path: Pat
     before = dump(path)
     wrong = Migration(903, "ALTER TABLE nowhere ADD COLUMN x TEXT;")
     with pytest.raises(OtherVersion, match="migration 903 failed, and changed nothing"):
-        open_or_replace(path, later(path, wrong))
+        open_or_replace(path, later(path, wrong), nothing)
     assert (version_of(path), dump(path)) == (5, before)
 
 

@@ -193,7 +193,7 @@ def test_a_damaged_database_is_an_error_that_says_what_to_do(
     damage(database(tmp_path))
     result = command(tmp_path, *arguments, status=1)
     assert result.stderr.startswith(f"InvalidDatabase: {database(tmp_path)}")
-    assert "restart the agent, which sets it aside and adopts the studies" in result.stderr
+    assert "restart the agent, which sets what is damaged aside and adopts" in result.stderr
     work(tmp_path)
     command(tmp_path, *arguments, status=0)
 

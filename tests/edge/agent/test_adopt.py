@@ -8,20 +8,19 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from edge.agent import claim as claiming
 from edge.agent import loop
-from edge.database import StepHook
+from edge.database import InvalidDatabase, StepHook
 from edge.job import Job
 from edge.run import ReadStudy, run_agent
-from edge.store import repair
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step
 from evaluation.world import settings_in
@@ -29,6 +28,7 @@ from tests.edge.agent.test_join import FIRST, REST, Reader, assert_one_study, se
 from tests.edge.builders import open_store, put, put_all, report_in
 from tests.edge.running_agent import (
     Killed,
+    command,
     database,
     killed,
     once_at,
@@ -143,22 +143,22 @@ def test_a_provisional_report_whose_pending_read_is_lost_says_that_none_will_com
     assert "Provisional report" in (out / "report.v1.html").read_text()
 
 
-def test_a_database_that_is_damaged_while_the_agent_runs_is_replaced_at_once(
+def test_a_database_that_is_damaged_while_the_agent_runs_ends_it_and_is_set_aside(
     tmp_path: Path,
 ) -> None:
     put(tmp_path / "inbox", "a")
     error = sqlite3.DatabaseError("database disk image is malformed")
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    faults = [error]
 
     def fail(_job: Job) -> None:
-        if faults:
-            raise faults.pop()
+        raise error
 
-    work(tmp_path, reading(fail))
+    with pytest.raises(InvalidDatabase, match=r"spool\.sqlite3: .* malformed: restart the agent"):
+        work(tmp_path, reading(fail))
+    assert len(damaged_databases(database(tmp_path))) == 1
+    work(tmp_path)
     assert statuses(tmp_path) == {"a": "final"}
     assert whereabouts(tmp_path) == {"a": ["done"]}
-    assert len(damaged_databases(database(tmp_path))) == 1
 
 
 def test_a_header_whose_data_were_still_in_the_inbox_gets_them(tmp_path: Path) -> None:
@@ -301,52 +301,53 @@ def rename(path: Path) -> None:
 
 @pytest.mark.parametrize("at", [(Step.CLAIMING, False), (Step.READING, True), (Step.DONE, False)])
 @pytest.mark.parametrize("lose", [remove, Path.unlink, remove_log, rename, replace_by_a_backup])
-def test_a_database_that_is_deleted_or_replaced_while_the_agent_runs_is_opened_again(
+def test_a_database_that_is_deleted_or_replaced_ends_the_agent_and_the_next_start_adopts(
     tmp_path: Path, lose: Callable[[Path], None], at: tuple[Step, bool]
 ) -> None:
-    """It does not write on into a file that nobody else can open; no restart is needed."""
+    """It does not write on into a file that nobody else can open."""
     busy_site(tmp_path)
     put(tmp_path / "inbox", "f")
-    lost: list[None] = []
-    hook = once_at(*at, lambda: lost.append(lose(database(tmp_path))))
-    with capture_logs() as logs:
+    hook = once_at(*at, lambda: lose(database(tmp_path)))
+    with pytest.raises(
+        InvalidDatabase, match=r"spool\.sqlite3.*: deleted, renamed or replaced while"
+    ):
         work(tmp_path, on_step=hook)
-    assert len(lost) == 1
-    told = [log for log in logs if log["event"].startswith("database deleted or replaced")]
-    assert len(told) == 1
-    assert "spool.sqlite3" in told[0]["reason"]
+    for file in (tmp_path / "state").glob("mine"):  # the log of a renamed file is in it
+        with open_store(file) as store:
+            assert {record.name for record in store.at(*Step)} >= {"a", "d"}
+    work(tmp_path)
     assert whereabouts(tmp_path) == {**{name: ["done"] for name in "acdef"}, "b ü": ["quarantine"]}
     c = "provisional" if lose is remove_log else "final"  # the log is still open, and saved
     expected = dict.fromkeys("adef", "final") | {"b ü": "rejected", "c": c}
     assert statuses(tmp_path) == expected
-    assert os.listdir(tmp_path / "state" / "work") == []
     assert damaged_databases(database(tmp_path)) == []
-    with open_store(database(tmp_path)) as store:  # what any other process sees
-        assert store.problem() == ""
-        names = {record.name: record.step for record in store.at(*Step)}
-        assert names == {**dict.fromkeys("acdef", Step.DONE), "b ü": Step.QUARANTINED}
+    with open_store(database(tmp_path)) as store:
+        assert {record.name for record in store.at(*Step)} == {*"acdef", "b ü"}
 
 
-def test_a_share_on_which_files_seem_to_be_replaced_by_themselves_keeps_no_study_from_being_read(
+def test_a_share_on_which_files_seem_to_be_replaced_by_themselves_does_not_end_the_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some give a file another number with each question."""
     numbers = count()
-    monkeypatch.setattr(repair, "file_identities", lambda path: {path: (0, next(numbers))})
-    for name in ("a", "b"):
-        put(tmp_path / "inbox", name)
-    work(tmp_path)
-    assert statuses(tmp_path) == {"a": "final", "b": "final"}
-    assert whereabouts(tmp_path) == {"a": ["done"], "b": ["done"]}
-
-
-def test_a_state_folder_that_is_removed_while_the_agent_runs_is_made_again(tmp_path: Path) -> None:
+    monkeypatch.setattr("edge.database.files_of", lambda path: {path: (0, next(numbers))})
     put(tmp_path / "inbox", "a")
+    work(tmp_path)
+    assert statuses(tmp_path) == {"a": "final"}
 
-    def replace() -> None:
-        shutil.rmtree(tmp_path / "state")
-        put(tmp_path / "inbox", "b")
 
-    work(tmp_path, on_step=once_at(Step.DONE, True, replace))
+def test_a_state_folder_that_is_removed_ends_the_program_with_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start makes it again."""
+    put(tmp_path / "inbox", "a")
+    lose = once_at(Step.DONE, True, lambda: shutil.rmtree(tmp_path / "state"))
+    running = partial(run_agent, read=quick_read, stop=Passes(), on_step=lose)
+    monkeypatch.setattr("edge.cli.agent.run_agent", running)
+    line = command(tmp_path, "run", status=1).stderr.splitlines()[-1]
+    assert line.startswith(f"InvalidDatabase: {database(tmp_path)}")
+    assert "while the agent ran: restart the agent, which" in line
+    put(tmp_path / "inbox", "b")
+    work(tmp_path)
     assert statuses(tmp_path) == {"a": "final", "b": "final"}
     assert whereabouts(tmp_path) == {"b": ["done"]}

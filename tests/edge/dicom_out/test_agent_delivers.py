@@ -5,27 +5,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from edge.database import InvalidDatabase, StepHook
 from edge.dicom_out.exports import DeliveryStep, ExportStore
 from edge.dicom_out.overview import resend
 from edge.escalation.rois import EscalationResult
 from edge.folders import AgentFolders
 from edge.report.evidence import OUTLINES, of_version, read_outlines
 from edge.retention import DAY_S
-from edge.run import site_of
+from edge.run import run_agent, site_of
 from edge.settings.core import EdgeSettings
+from edge.store.repair import damaged_databases
 from edge.store.steps import Step
 from evaluation.world import settings_in
 from protos.deadline import Deadline
 from protos.messages import Priority, Roi
 from tests.dicom_peers import Pacs
-from tests.edge.builders import ForgetfulCloud, open_store, put
+from tests.edge.builders import ForgetfulCloud, nothing, open_store, put
 from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
 from tests.edge.running_agent import (
     a_version_for_each_verdict,
+    once_at,
     quick_read,
     remove_old,
     running,
@@ -63,6 +67,14 @@ def work(root: Path, port: int, *, sent: int) -> None:
         wait_until(lambda: count(root, "deliveries", "sent") >= sent)
 
 
+def work_until_lost(root: Path, port: int, on_step: StepHook = nothing) -> None:
+    """Run the agent in this process; it ends because its database is lost."""
+    with pytest.raises(InvalidDatabase):
+        run_agent(
+            with_target(root, port), read=quick_read, make_objects=make_objects, on_step=on_step
+        )
+
+
 def count(root: Path, table: str, step: str) -> int:
     path = root / "state" / "spool.sqlite3"
     try:
@@ -85,9 +97,12 @@ def lose_database(root: Path) -> None:
 
 
 def test_after_a_lost_database_every_report_reaches_its_target_and_none_comes_twice(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One had been sent before, another not; the last loss is while the agent runs."""
+    """One had been sent before, others not; it is lost while the agent rests, and while it runs.
+
+    The last loss is a damage that only the thread of the target finds.
+    """
     put(tmp_path / "inbox", "a")
     pacs = Pacs()
     with pacs.running():
@@ -96,13 +111,21 @@ def test_after_a_lost_database_every_report_reaches_its_target_and_none_comes_tw
     with agent(tmp_path, pacs.port):
         wait_until(lambda: count(tmp_path, "deliveries", "sending") == 1)
     lose_database(tmp_path)
-    with pacs.running(), agent(tmp_path, pacs.port):
-        wait_until(lambda: count(tmp_path, "deliveries", "sent") == 2)
-        lose_database(tmp_path)
+    with pacs.running():
         put(tmp_path / "inbox", "c")
-        wait_until(lambda: count(tmp_path, "deliveries", "sent") == 3)
+        lose = once_at(DeliveryStep.SENT, True, lambda: lose_database(tmp_path))
+        work_until_lost(tmp_path, pacs.port, lose)
+        work(tmp_path, pacs.port, sent=3)
+        put(tmp_path / "inbox", "d")
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        with monkeypatch.context() as patch:
+            patch.setattr(ExportStore, "due", Mock(side_effect=error))
+            work_until_lost(tmp_path, pacs.port)
+        assert damaged_databases(tmp_path / "state" / "spool.sqlite3")
+        work(tmp_path, pacs.port, sent=4)
     named = keys(tmp_path)
-    assert pacs.received == [uid for name in "abc" for uid in uids(named[name], 1)]
+    assert pacs.received == [uid for name in "abcd" for uid in uids(named[name], 1)]
 
 
 def test_a_target_may_be_named_objects(tmp_path: Path, pacs: Pacs) -> None:

@@ -52,7 +52,7 @@ def test_an_observation_counts_what_the_second_reading_changed() -> None:
 
 @pytest.fixture
 def part(site: Site, tmp_path: Path) -> DriftPart:
-    return DriftPart(agent_of(settings_in(tmp_path), store=lambda: site.store))
+    return DriftPart(agent_of(settings_in(tmp_path), store=site.store))
 
 
 def work(part: DriftPart) -> int:
