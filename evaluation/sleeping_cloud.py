@@ -65,28 +65,6 @@ class EarliestDeadline(Scheduler):
         return sorted(rois, key=lambda roi: (roi.deadline.at_s, roi.number))
 
 
-class FirstCome(EarliestDeadline):
-    """Reads in order of arrival, in full batches."""
-
-    def order(
-        self, queues: Mapping[bool, Queue], start_s: float, each_s: float = 0.0
-    ) -> list[WaitingRoi]:
-        """Return the ROIs by arrival."""
-        return sorted(super().order(queues, start_s, each_s), key=lambda roi: roi.number)
-
-    def batch_size(self, order: Sequence[WaitingRoi], start_s: float) -> int:
-        """Return as many as fit."""
-        del start_s
-        return min(self.timing.max_batch, len(order))
-
-
-ORDERS: Mapping[str, type[Scheduler]] = {
-    "deadline": Scheduler,
-    "edf": EarliestDeadline,
-    "fifo": FirstCome,
-}
-
-
 @dataclass(eq=False)
 class SleepingDevice:
     """One device, and the seconds for which it was busy."""
@@ -187,7 +165,7 @@ def main(
     fixed_ms: float = 20.0,
     each_ms: float = 5.0,
     awake: Annotated[bool, typer.Option("--awake", help="Read with the settings' model.")] = False,
-    order: Annotated[str, typer.Option(help="A name of `ORDERS`.")] = "deadline",
+    edf: Annotated[bool, typer.Option("--edf", help="Earliest deadline first.")] = False,
 ) -> None:
     """Serve until SIGTERM."""
     settings = load_settings(config, address=address)
@@ -199,8 +177,10 @@ def main(
     with open_instances(settings, opened) as reader:
 
         async def run() -> None:
+            order = EarliestDeadline if edf else Scheduler
+            version = reader.name
             server = CloudServer(
-                settings, reader, telemetry, service_version=reader.name, scheduler=ORDERS[order]
+                settings, reader, telemetry, service_version=version, scheduler=order
             )
             with serving_metrics(telemetry.registry, settings.metrics_address, {}, {}):
                 ready = ready_file

@@ -19,7 +19,7 @@ from rich.console import Console
 from cloud.settings import CloudSettings
 from evaluation.load.overload import SINGLE, Plan, overload
 from evaluation.load.replicas import replicas
-from evaluation.load.services import ORDER, Service, pinned, placed, services, split_cores
+from evaluation.load.services import EDF, Service, pinned, placed, services, split_cores
 from evaluation.load.traffic import Outcomes
 from evaluation.run import SHARE, Bar, Result, Table, command, each
 from evaluation.sleeping_cloud import program
@@ -126,7 +126,7 @@ class Scenario:
 
 
 ORDERS: Mapping[str, Mapping[str, Any]] = {
-    "deadline": {}, "edf": {ORDER: "edf"}, "fifo": {ORDER: "fifo"}, SINGLE: {"max_batch": 1},
+    "deadline": {}, "edf": {EDF: True}, SINGLE: {"max_batch": 1},
 }  # fmt: skip
 PAIR: Mapping[str, Mapping[str, Any]] = {SINGLE: {"max_batch": 1}, BATCHES: {}}
 FAKES = [f"fake:{i}" for i in range(3)]

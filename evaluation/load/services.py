@@ -16,8 +16,8 @@ from evaluation.sleeping_cloud import AWAKE
 from evaluation.world import CLOUD, Cloud, running_cloud
 from models.runtime import hardware
 
-ORDER = "order"
-"""Beside the settings of a cloud: one of `sleeping_cloud.ORDERS`, in place of its own order."""
+EDF = "edf"
+"""Beside the settings of a cloud: true for earliest deadline first in place of its own order."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,9 @@ def services(
         started = []
         for mode, own in modes.items():
             settings = {"trusted_proxies": ["*"], **given, **own}
-            order = settings.pop(ORDER, None)
             run = [*program]
-            if order:
-                run = [*(AWAKE if program == CLOUD else program), "--order", str(order)]
+            if settings.pop(EDF, False):
+                run = [*(AWAKE if program == CLOUD else program), "--edf"]
             cloud = stack.enter_context(running_cloud(run, **settings))
             started.append(Service(mode, cloud.address, (cloud,)))
         yield started

@@ -16,9 +16,9 @@ from cloud.settings import load_settings
 from evaluation.__main__ import app
 from evaluation.load.load import ORDERS, SCENARIOS, Gains, answer_times, gains, load, rows
 from evaluation.load.overload import Plan, Run, fairness, figures
-from evaluation.load.services import ORDER, pinned, services, split_cores
+from evaluation.load.services import EDF, pinned, services, split_cores
 from evaluation.load.traffic import LATE, Arrival, Edges, Outcome, Outcomes
-from evaluation.sleeping_cloud import EarliestDeadline, FirstCome, program
+from evaluation.sleeping_cloud import EarliestDeadline, program
 from evaluation.world import write_toml
 from protos.errors import Overloaded
 from tests.cloud.scheduling.builders import NOW_S, STAT, due, timing
@@ -107,7 +107,7 @@ def test_answers_that_come_early_are_compared_with_the_last() -> None:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_service_has_valid_settings(name: str, tmp_path: Path) -> None:
     for own in SCENARIOS[name].services.values():
-        settings = {key: value for key, value in own.items() if key != ORDER}
+        settings = {key: value for key, value in own.items() if key != EDF}
         load_settings(write_toml(tmp_path / "cloud.toml", settings))
 
 
@@ -164,18 +164,14 @@ def test_pinning_ends_with_the_context() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-@pytest.mark.parametrize(
-    ("kind", "expected", "first"),
-    [(FirstCome, [0, 1, 2, 3, 4], 4), (EarliestDeadline, [1, 2, 4, 0, 3], 3)],
-)
-def test_an_order_for_comparison(kind: type[FirstCome], expected: list[int], first: int) -> None:
-    """It knows no priority and no site; the first batch is full, or as the deadlines allow."""
-    scheduler = kind(Rules(max_queued=5), timing(), lambda: NOW_S)
+def test_an_order_for_comparison() -> None:
+    """It knows no priority and no site; the first batch is as the deadlines allow."""
+    scheduler = EarliestDeadline(Rules(max_queued=5), timing(), lambda: NOW_S)
     rois = [due(90.0), due(55.5), due(70.0, STAT), due(99.0, site="a"), due(80.0, site="a")]
     for roi in rois:
         scheduler.admit([roi])
         scheduler.put([roi])
     with pytest.raises(Overloaded):
         scheduler.admit([due(99.0)])
-    assert [rois.index(one) for one in scheduler.order(scheduler._queues, NOW_S)] == expected
-    assert len(scheduler.take()) == first
+    assert [rois.index(one) for one in scheduler.order(scheduler._queues, NOW_S)] == [1, 2, 4, 0, 3]
+    assert len(scheduler.take()) == 3
