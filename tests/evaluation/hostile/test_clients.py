@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from cloud.connections import CROWD
 from evaluation.hostile import clients
 from evaluation.hostile.clients import (
     ATTACKS,
@@ -40,7 +41,7 @@ async def attacked(service: Target, name: str) -> AsyncIterator[Callable[[str], 
     """Attacks the cloud while entered; yields how far one of its metrics has grown since."""
     # another attack has ended
     await until(lambda: service.cloud.samples()[OPEN] == 0)
-    await until(lambda: service.cloud.samples()[CONNECTED] < 0.4)
+    await until(lambda: service.cloud.samples()[CONNECTED] < CROWD / 2)
     before = service.cloud.samples()
 
     def grown(metric: str) -> float:
@@ -48,7 +49,12 @@ async def attacked(service: Target, name: str) -> AsyncIterator[Callable[[str], 
 
     attack = asyncio.create_task(ATTACKS[name](service.hostile))
     try:
-        await until(lambda: grown(ENDED) + grown(OPEN) >= CALLERS / 2 or grown(CONNECTED) > 0.4)
+        await until(
+            lambda: (
+                grown(ENDED) + grown(OPEN) >= CALLERS / 2
+                or service.cloud.samples()[CONNECTED] > CROWD
+            )
+        )
         yield grown
     finally:
         attack.cancel()
