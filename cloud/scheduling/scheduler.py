@@ -212,7 +212,23 @@ class Scheduler:
             self._finish[roi.site] = max(next_, self._finish.get(roi.site, 0.0))
             self._stats_in_a_row = self._stats_in_a_row + 1 if roi.is_stat else 0
         self.release(batch)
+        self._move_on()
         return batch
+
+    def _move_on(self) -> None:
+        """Move places that have been passed, since their ROIs did not come, behind what was read.
+
+        What a site announces and does not send must not keep others out.
+        """
+        for is_stat, queue in self._queues.items():
+            passed = dict[str, float]()
+            for roi in (places := [entry[3] for entry in queue if not entry[3].result]):
+                passed[roi.site] = max(passed.get(roi.site, 0.0), self._virtual - roi.start)
+            if any(passed.values()):
+                for roi in places:
+                    roi.start += passed[roi.site]
+                entries = [(r.start // TURN, r.deadline.at_s, r.number, r) for *_, r in queue]
+                self._queues[is_stat] = sorted(entries)
 
     def order(
         self, queues: Mapping[bool, Queue], start_s: float, each_s: float = 0.0

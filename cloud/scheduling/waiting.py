@@ -15,8 +15,8 @@ UNKNOWN_SITE = "unknown"
 ROUTINE_MAX_WAIT_S = 1.0
 """A routine ROI is aged after this wait, or after half of its budget if that is shorter."""
 
-KEPT = 0.25
-"""Part of its budget for which a place is kept for an ROI that was announced."""
+KEPT, KEPT_S = 0.25, 2.0
+"""A place is kept for an ROI that was announced for this part of its budget, 2 s at most."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class WaitingRoi:
     def __post_init__(self) -> None:
         self.is_stat = self.priority is Priority.STAT  # read before routine
         self.budget_s = self.deadline.at_s - self.arrived_s
-        self.kept_until_s = self.arrived_s + KEPT * self.budget_s
+        self.kept_until_s = self.arrived_s + min(KEPT * self.budget_s, KEPT_S)
         self.aged_s = self.arrived_s + min(ROUTINE_MAX_WAIT_S, self.budget_s / 2)
 
     @property

@@ -125,10 +125,9 @@ class Scenario:
     shared: bool = False
 
 
-ORDERS: Mapping[str, Mapping[str, Any]] = {
-    "deadline": {}, "edf": {EDF: True}, SINGLE: {"max_batch": 1},
-}  # fmt: skip
-PAIR: Mapping[str, Mapping[str, Any]] = {SINGLE: {"max_batch": 1}, BATCHES: {}}
+Modes = Mapping[str, Mapping[str, Any]]
+ORDERS: Modes = {"deadline": {}, "edf": {EDF: True}, SINGLE: {"max_batch": 1}}
+PAIR: Modes = {SINGLE: {"max_batch": 1}, BATCHES: {}}
 FAKES = [f"fake:{i}" for i in range(3)]
 SHORT = Plan(rounds=3, span_s=4.0)
 BATCH = int(CloudSettings.model_fields["max_batch"].default)

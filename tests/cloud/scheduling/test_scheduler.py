@@ -217,6 +217,22 @@ def test_a_site_whose_announced_rois_did_not_come_is_not_behind_the_others() -> 
 # shares
 
 
+def test_places_that_were_passed_keep_nobody_out() -> None:
+    """A site announces 64 ROIs that never come; those of another are read, one after another."""
+    places = [due(900.0, site="a") for _ in range(64)]
+    for one in places:
+        one.result = None
+    scheduler = scheduler_of(due(900.0, site="b"))
+    scheduler.put(places)
+    scheduler.take()
+    for _ in range(64):
+        one = due(NOW_S + 20.0, site="b")  # two batches of places fit before it, and no more
+        assert scheduler.admit([one]) == 1
+        scheduler.put([one])
+        assert scheduler.take() == [one]
+    assert all(place.has_place for place in places)
+
+
 def test_a_site_alone_may_fill_the_queue() -> None:
     scheduler = scheduler_of(*sites("aaa"), max_queued=4)
     scheduler.admit(sites("a"))
