@@ -312,9 +312,12 @@ class Scheduler:
                 return
             # beside the other priority each ROI takes longer
             part = 1.0 / (1 + STATS_PER_ROUTINE) if is_stat else self._stat_to_come()[0]
-            time_s = left_s * (1.0 - part) - 2 * self.timing.interval.estimate_s(int(TURN))
+            batch_s = self.timing.latency.bound_s(self.timing.max_batch)  # until it is answered
+            turn_s = self.timing.interval.estimate_s(int(TURN))
+            time_s = left_s * (1.0 - part) - batch_s - 2 * turn_s
             places, most = rules.max_queued - TURN, TURN
-        wait_s = self._wait_s(waits.total() if is_stat else self._queued)
+        before = waits.total() if is_stat else self._queued
+        wait_s = self._wait_s(before + count - 1)
         if own <= most or (own <= places and wait_s <= time_s):
             return
         text = f"site {first.site} has {own - count} of {waits.total()} queued ROIs; its share"

@@ -241,16 +241,17 @@ def test_a_site_alone_may_fill_the_queue() -> None:
         scheduler.admit(sites("a"))
 
 
+@pytest.mark.parametrize("most", [4, 32])
 @pytest.mark.parametrize("known", [ROUTINE, STAT, None])
 def test_a_site_alone_leaves_room_for_a_turn_of_another_that_is_known(
-    known: Priority | None,
+    known: Priority | None, most: int
 ) -> None:
     """A study of a site that sends one an hour must not be refused for a site that floods.
 
     Room for stat, where that is known, comes in addition.
     """
     now_s = NOW_S
-    scheduler = Scheduler(Rules(), timing(), lambda: now_s)
+    scheduler = Scheduler(Rules(), timing(most=most), lambda: now_s)
     if known is not None:
         scheduler.admit([due(1e4, known, site="quiet")])
     now_s += 10 * ACTIVE_S
