@@ -208,7 +208,7 @@ def test_three_instances_admit_three_times_as_much_and_keep_it() -> None:
 
 @pytest.mark.parametrize("instances", [1, 3])
 def test_what_is_refused_could_not_have_been_read_in_time(instances: int) -> None:
-    """Each day is run again until then, and the refused one put in all the same: one is late."""
+    """The same day with the refused ROI in the queue: at least one ROI is late."""
     rng = np.random.default_rng(instances)
 
     def run(arrivals: list[tuple[float, float]], *, asks: bool) -> tuple[Day, list[bool]]:
