@@ -24,8 +24,9 @@ from cloud.inference_protocol.rest import RestService
 from cloud.instances import Reader, stages_of
 from cloud.limits import REQUESTS, STUDIES, Bounds, OpenStreams
 from cloud.models import ModelTransfers
+from cloud.scheduling.arrivals import Rules
 from cloud.scheduling.batcher import Batcher
-from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.scheduler import Scheduler
 from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stream import Backend

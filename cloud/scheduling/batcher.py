@@ -16,8 +16,9 @@ import numpy as np
 import structlog
 
 from cloud.instances import BatchAbandoned, BatchResult, WorkerStage
+from cloud.scheduling.arrivals import Rules
 from cloud.scheduling.cost import BatchTiming, CostModel
-from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.scheduler import Scheduler
 from cloud.scheduling.waiting import UNKNOWN_SITE, RoiResult, WaitingRoi
 from cloud.telemetry import Telemetry
 from cloud.watchdog import Watchdog

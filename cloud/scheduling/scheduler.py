@@ -13,54 +13,21 @@ import heapq
 import itertools
 import math
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from operator import truediv
 
-from cloud.limits import SITE_SHARE
+from cloud.scheduling.arrivals import STATS_PER_ROUTINE, TURN, Arrivals, Rules
 from cloud.scheduling.cost import BatchTiming
 from cloud.scheduling.waiting import WaitingRoi
 from protos.deadline import Clock
 from protos.errors import DeadlinePassed, DeadlineUnmeetable, Overloaded, OverreadError
 
-TURN = 8.0
-"""ROIs of one turn of a site, divided by its weight."""
-
-STATS_PER_ROUTINE = 3
-"""Stat ROIs that are read before the next aged routine ROI, while both wait."""
-
 BATCH_SHARE = 0.25
 """Part of the shortest budget that waits which a batch may take beyond the efficient size."""
 
-RECENT_S, SHORTEST_S = 30.0, 0.25
-"""Stat is expected at its rate of the last half minute, or of the latest part of it with a higher
-one: where it has just begun, the mean would let routine in that soon gives way."""
-
 SPREAD = 2.0
 """Standard deviations beyond the stat that is expected, for which routine has time to spare."""
-
-ACTIVE_S, KNOWN_S = 2.0, 600.0
-"""A site counts as active, and as known, for this time after its last ROI came."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a service allows.
-
-    Attributes:
-        max_queued: largest number of ROIs that wait.
-        site_weights: the weight of each named site in shares and turns; others have weight 1.
-    """
-
-    max_queued: int = 512
-    site_weights: Mapping[str, float] = field(default_factory=dict)
-
-    def weight(self, site: str) -> float:
-        """Return the weight of ``site``, 1 where none is set."""
-        return self.site_weights.get(site, 1.0)
-
 
 Queue = list[tuple[float, float, int, WaitingRoi]]
 """The ROIs of a priority in reading order: by turn, deadline and number."""
@@ -80,6 +47,7 @@ class Scheduler:
     def __init__(self, rules: Rules, timing: BatchTiming, clock: Clock) -> None:
         self.busy_until_s = {0: -math.inf}
         self.rules, self.timing, self._clock = rules, timing, clock
+        self._arrivals = Arrivals(rules, timing, clock)
         # the plan: who comes is added, who goes is taken out
         self._queues: dict[bool, Queue] = {True: [], False: []}  # of stat, and of routine
         self._anyway: dict[WaitingRoi, float] | None = None  # late without newcomers; None: unknown
@@ -87,12 +55,7 @@ class Scheduler:
         self._tried: tuple[Sequence[WaitingRoi], dict[WaitingRoi, float], Queue] | None = None
         self._virtual, self._finish = 0.0, dict[str, float]()
         self._stats_in_a_row = 0
-        self._stats = deque[tuple[float, int]]()  # when stat came, and how many ROIs at once
         self._is_outdated = False  # whether stat came since the last batch
-        self._active: dict[str, float] = {}  # when each site was last admitted or refused
-        self._came_s: dict[bool, float] = {}  # when stat, and routine, was last
-        self._beyond_s: dict[str, float] = {}  # when each site was last refused beyond its share
-        self._last_site, self._changed_s = "", -math.inf  # and when the last was another one
 
     def __len__(self) -> int:
         return len(self.waiting)  # metrics count in another thread
@@ -122,12 +85,9 @@ class Scheduler:
             Overloaded: there is no room for them, or the site has used up its share.
             DeadlineUnmeetable: an answer would be late, or make others late.
         """
-        first = newcomers[0]
+        first, now_s = newcomers[0], self._clock()
         self._prune()
-        # even one that is refused: the others leave room for it from now on
-        self._active[first.site] = self._came_s[first.is_stat] = now_s = self._clock()
-        other, self._last_site = self._last_site not in ("", first.site), first.site
-        self._changed_s = now_s if other else self._changed_s
+        self._arrivals.note(first)
         self._check_room(first, 1)
 
         def has_no_room(count: int) -> bool:
@@ -164,7 +124,7 @@ class Scheduler:
             roi.start, roi.has_place = start, True
         self._anyway = self._tried = None
         if first.is_stat:
-            self._stats.append((self._clock(), len(rois)))
+            self._arrivals.note_stat(len(rois))
             self._is_outdated = self.gives_way
         if (excess := self._queued - self.rules.max_queued) > 0:
             for *_, roi in self._queues[False][-excess:]:  # what would be read last loses least
@@ -288,44 +248,13 @@ class Scheduler:
         """Raise `Overloaded` in a full queue, and beyond the share of a site."""
         # each priority leaves the other a quarter; beyond that routine gives way to stat
         own, others = (len(self._queues[of]) for of in (first.is_stat, not first.is_stat))
-        most, was_s = self.rules.max_queued, self._came_s.get(not first.is_stat, -math.inf)
-        left = most // (1 + STATS_PER_ROUTINE) if self._clock() - was_s < RECENT_S else 0
+        most, left = self.rules.max_queued, self._arrivals.places_left(to_stat=not first.is_stat)
         if own + (left if first.is_stat else max(others, left)) + count > most:
             full = f"the queue is full: {own + others} ROIs wait, the limit is {most}"
             raise Overloaded(full, limit=most)
-        self._check_share(first, count)
-
-    def _check_share(self, first: WaitingRoi, count: int) -> None:
-        """Raise `Overloaded` where ``count`` more would exceed the site's share."""
-        now_s, rules, is_stat = self._clock(), self.rules, first.is_stat
-        waits = Counter([entry[3].site for entry in self._queues[is_stat]])
-        self._active = {s: at_s for s, at_s in self._active.items() if now_s - at_s < ACTIVE_S}
-        # who is active: who waits, and who came a moment ago, refused or not
-        sites, own = {*self._active, *waits}, waits[first.site] + count
-        left_s = first.deadline.at_s - now_s
-        share = rules.weight(first.site) / sum(map(rules.weight, sites))
-        most = max(TURN, math.ceil(share * (waits.total() + count)))  # a study must not be cut
-        # at its share of the speed the site's ROIs would still have time to spare
-        places, time_s = SITE_SHARE * rules.max_queued, SITE_SHARE * share * left_s
-        if len(sites) < 2:  # no other is active, but a turn of one that is known must find room
-            if now_s - self._changed_s >= KNOWN_S:
-                return
-            # beside the other priority each ROI takes longer
-            part = 1.0 / (1 + STATS_PER_ROUTINE) if is_stat else self._stat_to_come()[0]
-            batch_s = self.timing.latency.bound_s(self.timing.max_batch)  # until it is answered
-            turn_s = self.timing.interval.estimate_s(int(TURN))
-            time_s = left_s * (1.0 - part) - batch_s - 2 * turn_s
-            places, most = rules.max_queued - TURN, TURN
-        before = waits.total() if is_stat else self._queued
-        wait_s = self._wait_s(before + count - 1)
-        if own <= most or (own <= places and wait_s <= time_s):
-            return
-        text = f"site {first.site} has {own - count} of {waits.total()} queued ROIs; its share"
-        text = f"{text} beside {len(sites) - 1} other active sites is {most:g}"
-        # if several sites are beyond their shares, capacity lacks
-        recent = {site: at for site, at in self._beyond_s.items() if now_s - at < ACTIVE_S}
-        self._beyond_s = recent | {first.site: now_s}
-        raise Overloaded(text, of_site=len(self._beyond_s) == 1)
+        waits = Counter([entry[3].site for entry in self._queues[first.is_stat]])
+        wait_s = self._wait_s((own if first.is_stat else self._queued) + count - 1)
+        self._arrivals.check_share(first, count, waits, wait_s, self._each_s)
 
     def _starts(self, newcomers: Sequence[WaitingRoi]) -> dict[WaitingRoi, float]:
         """Return the places of ``newcomers`` in fair queueing, and of those that follow them.
@@ -369,12 +298,12 @@ class Scheduler:
         starts_s, queues = self._starts_s(), self._queues
         if newcomers:
             queues = {**queues, newcomers[0].is_stat: self._with(newcomers)[1]}
-        each_s = interval.estimate_s(full) / full / len(starts_s)
+        each_s = self._each_s
         order = self.order(queues, starts_s[0], each_s)
         if not expected:
             order = [roi for roi in order if roi.waits]
         latency_s = self.timing.latency.bound_s if expected else self.timing.latency.estimate_s
-        part, burst = self._stat_to_come() if expected else (0.0, 0.0)
+        part, burst = self._arrivals.stat_to_come(each_s) if expected else (0.0, 0.0)
         # while routine waits, stat comes and makes it wait longer: mean and standard deviation
         # of the time until work that comes at random has been read (Takács, 1962)
         slower, alone_s = part / (1.0 - part), latency_s(1)
@@ -423,23 +352,6 @@ class Scheduler:
         anyway = self._anyway or {}
         return next((late[roi] for roi in mine if late[roi] > anyway.get(roi, 0.0) + 1e-6), None)
 
-    def _stat_to_come(self) -> tuple[float, float]:
-        """Return the part of the model that stat to come is expected to take, and its ROIs at once.
-
-        The latter is the mean as an ROI sees it: the ratio of the second moment to the first.
-        """
-        now_s, full, came = self._clock(), self.timing.max_batch, self._stats
-        while came and now_s - came[0][0] > RECENT_S:
-            came.popleft()
-        if not came:
-            return 0.0, 0.0
-        counts, sums = [n for _, n in came], itertools.accumulate([n for _, n in reversed(came)])
-        since_s = [max(SHORTEST_S, now_s - at_s) for at_s, _ in reversed(came)]
-        per_s = max(map(truediv, sums, since_s))
-        each_s = self.timing.interval.estimate_s(full) / full / len(self.busy_until_s)
-        part = min(per_s * each_s, STATS_PER_ROUTINE / (1 + STATS_PER_ROUTINE))
-        return part, sum([n * n for n in counts]) / sum(counts)
-
     def _give_up(self, roi: WaitingRoi, error: OverreadError) -> None:
         """Take an ROI, or a place that is kept, out of the queue with an error."""
         roi.fail(error)
@@ -450,6 +362,12 @@ class Scheduler:
         now_s, queued = self._clock(), itertools.chain.from_iterable(self._queues.values())
         rois = [entry[3] for entry in queued]
         self.release([r for r in rois if (r.result.done() if r.result else now_s > r.kept_until_s)])
+
+    @property
+    def _each_s(self) -> float:
+        """Seconds of an ROI in full batches of all instances."""
+        full = self.timing.max_batch
+        return self.timing.interval.estimate_s(full) / full / len(self.busy_until_s)
 
     def _wait_s(self, rois: int) -> float:
         """Return in how many seconds a batch may start after so many ROIs."""

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from cloud.scheduling.arrivals import Rules
 from cloud.scheduling.cost import BatchTiming, CostModel
-from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.scheduler import Scheduler
 from cloud.scheduling.waiting import WaitingRoi
 from evaluation.load.services import Service
 from evaluation.load.traffic import LATE, Outcome, Outcomes, Traffic, poisson

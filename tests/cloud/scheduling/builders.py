@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from cloud.instances import BatchAbandoned, BatchResult, stages_of
+from cloud.scheduling.arrivals import Rules
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.cost import BatchTiming, CostModel
-from cloud.scheduling.scheduler import Rules, Scheduler
+from cloud.scheduling.scheduler import Scheduler
 from cloud.scheduling.waiting import WaitingRoi
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from cloud.scheduling.scheduler import ACTIVE_S, TURN, Rules, Scheduler
+from cloud.scheduling.arrivals import ACTIVE_S, TURN, Rules
+from cloud.scheduling.scheduler import Scheduler
 from cloud.scheduling.waiting import WaitingRoi
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cloud.scheduling.scheduler import Rules
+from cloud.scheduling.arrivals import Rules
 from cloud.settings import load_settings
 from evaluation.__main__ import app
 from evaluation.load.load import ORDERS, SCENARIOS, Gains, answer_times, gains, load, rows
