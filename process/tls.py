@@ -91,15 +91,19 @@ class TlsFiles(BaseModel):
         return found or self._refused_by_openssl()
 
     def _refused_by_openssl(self) -> list[str]:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        found = list[str]()
-        if self.cert is not None and self.key is not None:
-            found += _mismatch(context, self.prefix, self.cert, self.key)
-        if self.ca is not None:
-            try:
+        context, found = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), list[str]()
+        try:
+            if self.cert is not None:
+                context.load_cert_chain(self.cert, self.key, password="")  # else it would ask
+        except OSError as error:
+            pair = f"{self.prefix}cert = {self.cert} and {self.prefix}key = {self.key}"
+            fit = "expected a certificate, and its private key without a password, as PEM"
+            found.append(f"{pair} cannot be used together ({_reason(error)}): {fit}")
+        try:
+            if self.ca is not None:
                 context.load_verify_locations(self.ca)
-            except OSError as error:
-                found.append(f"{self.prefix}ca = {self.ca} cannot be used: {_reason(error)}")
+        except OSError as error:
+            found.append(f"{self.prefix}ca = {self.ca} cannot be used: {_reason(error)}")
         return found
 
     def current(self) -> Loaded:
@@ -293,7 +297,8 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
         except TimeoutError:
             return ""
         except ssl.SSLCertVerificationError as error:
-            return f"the certificate of {service} {_unaccepted(error, host, f'{ca} = {files.ca}')}"
+            not_accepted = f"the certificate of {service} is not accepted by {ca} = {files.ca}"
+            return f"{not_accepted}: {error.verify_message}"
         except OSError as error:
             alert = isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
             if files.ca is None:  # an alert comes from a service that speaks TLS
@@ -313,19 +318,6 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
                 return ""
             except OSError:
                 return refused
-
-
-def _unaccepted(error: ssl.SSLCertVerificationError, host: str, ca: str) -> str:
-    """Return why a service's certificate is not accepted, by OpenSSL's X509_V_ERR codes."""
-    match error.verify_code:
-        case 9 | 10:
-            return "has expired, or is not valid yet: renew it, and check both clocks"
-        case 62 | 64:
-            return f"does not name {host}: it must, as a subject alternative name"
-        case 18 | 19 | 20 | 21:
-            return f"was not signed by an authority in {ca}"
-        case _:
-            return f"is not accepted: {error.verify_message}"
 
 
 def _problems_of(setting: str, path: Path | None, now: datetime | None = None) -> list[str]:
@@ -365,28 +357,9 @@ def _validity(
     return max(periods, key=lambda period: period[1]) if is_authority else periods[0]
 
 
-def _mismatch(context: ssl.SSLContext, prefix: str, cert: Path, key: Path) -> list[str]:
-    """Return why certificate and key are no pair."""
-
-    def no_password() -> str:
-        raise ValueError("the key has a password")
-
-    try:
-        context.load_cert_chain(cert, key, no_password)
-    except ValueError:
-        return [f"{prefix}key = {key} has a password, expected a private key without one"]
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            return [f"{prefix}key = {key} is not the private key of {prefix}cert = {cert}"]
-        if error.reason:  # such as a key that is too short
-            return [f"{prefix}cert = {cert} cannot be used: {_reason(error)}"]
-        return [f"{prefix}key = {key} holds no private key, expected PEM"]
-    return []
-
-
 def _reason(error: OSError) -> str:
     name = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    return (name or "it is damaged").replace("_", " ").lower()
+    return (name or "unreadable").replace("_", " ").lower()
 
 
 def _validities(path: Path) -> list[tuple[datetime, datetime]]:

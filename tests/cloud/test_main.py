@@ -105,7 +105,7 @@ def test_describe_names_the_mistake_with_tls(tmp_path: Path) -> None:
         for options, said in (
             ((), "uses TLS: set --tls-ca"),
             (ca, "requires a client certificate: set --tls-cert and --tls-key"),
-            ((*ca, *edge, str(pki / "cloud.key")), "is not the private key of"),
+            ((*ca, *edge, str(pki / "cloud.key")), "cannot be used together"),
         ):
             status, out, err = command("describe", cloud.address, *options)
             assert (status, out) == (1, "")

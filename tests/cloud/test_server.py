@@ -150,7 +150,7 @@ def test_a_socket_that_cannot_be_bound_is_named(tmp_path: Path) -> None:
 def test_a_wrong_pair_is_named(pki: Path) -> None:
     tls = {"cert": pki / "server.pem", "key": pki / "client.key"}
     with (
-        pytest.raises(BadSettings, match=r"client\.key is not the private key of"),
+        pytest.raises(BadSettings, match=r"client\.key cannot be used together"),
         run_cloud(tls=tls),
     ):
         pass

@@ -128,7 +128,7 @@ def test_a_wrong_pair_and_an_expired_certificate_stop_the_start(pki: Path, tmp_p
     wrong = load_settings(
         cloud__address="localhost:1", **edge_files(pki, cloud__tls__key=pki / "service.key")
     )
-    with pytest.raises(BadSettings, match=r"service\.key is not the private key of cloud.tls.cert"):
+    with pytest.raises(BadSettings, match=r"service\.key cannot be used together"):
         open_pipeline(wrong).__enter__()
     (tmp_path / "old").mkdir()
     old = make_pki(
