@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from cloud.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import ServerTlsFiles, is_address, is_loopback
-from process.tracing import problem_of
+from process.tracing import Traces
 
 
 class CloudSettings(ProcessSettings):
@@ -89,7 +89,7 @@ class CloudSettings(ProcessSettings):
     tls: ServerTlsFiles = Field(default_factory=ServerTlsFiles)
     insecure: bool = False
     metrics_address: str = ""
-    traces: str = ""
+    traces: Traces = ""
     log_format: Literal["text", "json"] = "text"
 
     @property
@@ -106,12 +106,6 @@ class CloudSettings(ProcessSettings):
         if not (is_address(address) or others):
             raise ValueError("invalid address, expected HOST:PORT")
         return address
-
-    @model_validator(mode="after")
-    def _traces_can_go(self) -> Self:
-        if problem := problem_of(self.traces):
-            raise ValueError(problem)
-        return self
 
     @model_validator(mode="after")
     def _instances_can_be_opened(self) -> Self:

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from pydantic import AfterValidator
 from structlog.contextvars import bound_contextvars
 from structlog.typing import EventDict
 
@@ -38,24 +40,25 @@ root_study = ContextVar("root_study", default="")
 """The key of the study whose root span begins; its ids follow from the key."""
 
 
-def problem_of(traces: str) -> str:
-    """Return what is wrong with the setting ``traces``; empty if nothing is.
-
-    It is the OTLP address of a collector, or a file; empty for none.
-    """
+def _can_go(traces: str) -> str:
     try:
         host = urlsplit(traces).hostname or ""
         is_wrong = not is_host(host) if is_url(traces) else is_address(traces)
     except ValueError:
         is_wrong = True
     if is_wrong:
-        expected = "an address with http:// or https://, such as http://localhost:4318, or a file"
-        return f"traces = {traces!r}: expected {expected}"
+        example = "http:// or https://, such as http://localhost:4318"
+        raise ValueError(f"expected an address with {example}, or a file")
     try:
         import_module("process.otel" if traces else "process")
     except ImportError:
-        return "traces needs OpenTelemetry: install it with pip install 'overread[trace]'"
-    return ""
+        hint = "install it with pip install 'overread[trace]'"
+        raise ValueError(f"traces need OpenTelemetry: {hint}") from None
+    return traces
+
+
+Traces = Annotated[str, AfterValidator(_can_go)]
+"""Where traces go: the OTLP address of a collector, or a file; empty for nowhere."""
 
 
 def is_url(traces: str) -> bool:

@@ -32,7 +32,7 @@ from reportlab.platypus import (
 from edge.findings import Finding, named
 from edge.report.model import NOT_A_DEVICE, Report, Status
 from edge.report.pictures import picture_name
-from edge.report.wording import MAY_CHANGE, coverage_text, reasons_once
+from edge.report.wording import MAY_CHANGE, coverage_text, date, reasons_once
 from imaging.location import Location
 from imaging.render import TILE_PX
 
@@ -146,9 +146,8 @@ def _draw_head_and_foot(report: Report, canvas: Canvas, _pages: BaseDocTemplate)
     name, _ = shown_name(_cut(header.patient_name))
     line = f"{name or 'no name'}   ID {printable(_cut(header.patient_id)) or 'not stated'}"
     canvas.drawString(_MARGIN, A4[1] - 20 * mm, _fitting(canvas, line, _WIDTH * 0.7))
-    canvas.drawRightString(
-        width - _MARGIN, A4[1] - 20 * mm, f"study of {_cut(_day(header.study_date))}"
-    )
+    day = _cut(date(header.study_date) or "date not stated")
+    canvas.drawRightString(width - _MARGIN, A4[1] - 20 * mm, f"study of {day}")
     canvas.setStrokeColor(_LINE)
     canvas.line(_MARGIN, A4[1] - 23 * mm, width - _MARGIN, A4[1] - 23 * mm)
     canvas.line(_MARGIN, 15 * mm, width - _MARGIN, 15 * mm)
@@ -208,7 +207,7 @@ def _study(report: Report) -> Iterator[Flowable]:
     rows = (
         ("Patient", name, "Patient ID", header.patient_id),
         ("Sex, age", sex_and_age, "Accession", header.accession),
-        ("Study date", _day(header.study_date), "Series", header.series_description),
+        ("Study date", date(header.study_date), "Series", header.series_description),
         ("Report of", report.created.replace("T", " "), "Study key", report.study_key),
     )
     cells = [
@@ -323,10 +322,3 @@ def _cut(value: str) -> str:
     """Make one line of a header's value, and cut what is too long: a cell must fit on a page."""
     line = value.replace("\n", " ")
     return line if len(line) <= _MAX_VALUE else f"{line[: _MAX_VALUE - 3]}..."
-
-
-def _day(date: str) -> str:
-    """Write a date of DICOM with dashes."""
-    if len(date) == 8 and date.isdecimal():
-        return f"{date[:4]}-{date[4:6]}-{date[6:]}"
-    return date or "date not stated"

@@ -24,7 +24,7 @@ from edge.clinical.lung_rads import STANDARD
 from edge.findings import READERS_MM, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import picture_name
-from edge.report.wording import MAY_CHANGE, reasons_once
+from edge.report.wording import MAY_CHANGE, date, reasons_once
 
 PAGES = "~/.cache/overread/pages"
 
@@ -125,7 +125,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["seconds"] = _seconds
-    environment.filters["iso_date"] = _iso_date
+    environment.filters["date"] = date
     environment.filters["css_string"] = _css_string
     return environment.get_template("report.html.j2")
 
@@ -133,7 +133,7 @@ def _template() -> Template:
 def _running_head(report: Report) -> str:
     """Say whose report a printed page belongs to."""
     header = report.header
-    who = (header.patient_name.replace("^", " "), header.patient_id, _iso_date(header.study_date))
+    who = (header.patient_name.replace("^", " "), header.patient_id, date(header.study_date))
     named = ", ".join(part for part in who if part) or report.source.name
     return f"{named}, report version {report.version} of {report.created[:10]}"
 
@@ -146,9 +146,3 @@ def _css_string(text: str) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def _iso_date(text: str) -> str:
-    """Turn DICOM's 20260301 into 2026-03-01; other text is returned as it is."""
-    dicom = len(text) == 8 and text.isdigit()
-    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if dicom else text

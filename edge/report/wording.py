@@ -101,3 +101,8 @@ def _described(report: Report, found: Sequence[tuple[int, Finding]], noun: str) 
         location.place if location else "",
     )
     return ", ".join(filter(None, words))
+
+
+def date(text: str) -> str:
+    """Turn DICOM's 20260301 into 2026-03-01; other text is returned as it is."""
+    return re.sub("^([0-9]{4})([0-9]{2})([0-9]{2})$", r"\1-\2-\3", text)

@@ -19,7 +19,7 @@ from edge.settings.receive import ReceiveSettings
 from edge.settings.targets import TargetSettings
 from process.settings import LONGEST_S, InvalidSettings, ListenAddress, ProcessSettings, Table, load
 from process.tls import ServerTlsFiles, TlsFiles, is_address, is_loopback, replicas_of
-from process.tracing import problem_of
+from process.tracing import Traces
 from protos.messages import MAX_SITE_CHARACTERS
 
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
@@ -253,7 +253,7 @@ class EdgeSettings(ProcessSettings):
     read_memory_mb: int = Field(default=3500, ge=500)
     log_format: Literal["text", "json"] = "text"
     metrics_address: ListenAddress = ""
-    traces: str = ""
+    traces: Traces = ""
 
     cloud: CloudClientSettings = Field(default_factory=CloudClientSettings)
     receive: ReceiveSettings = Field(default_factory=ReceiveSettings)
@@ -264,12 +264,6 @@ class EdgeSettings(ProcessSettings):
     models: ModelSettings = Field(default_factory=ModelSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     pending: PendingSettings = Field(default_factory=PendingSettings)
-
-    @model_validator(mode="after")
-    def _traces_can_go(self) -> Self:
-        if problem := problem_of(self.traces):
-            raise ValueError(problem)
-        return self
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:

@@ -31,6 +31,7 @@ from edge.link.estimate import PRIOR
 from edge.part import Agent, Panel
 from edge.queue import STATES, NoSuchStudy, requeue, room_wanted
 from edge.report.model import NOT_A_DEVICE
+from edge.report.wording import date
 from edge.status import wording
 from edge.status.login import (
     LOGIN,
@@ -123,9 +124,10 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        for name in ("age", "since", "moment", "size", "seconds", "date", "count", "patient",
+        for name in ("age", "since", "moment", "size", "seconds", "count", "patient",
                      "place", "bars", "cut"):  # fmt: skip
             self._templates.filters[name] = getattr(wording, name)
+        self._templates.filters["date"] = date
         self._templates.globals.update(
             disclaimer=NOT_A_DEVICE,
             second=wording.SECOND_READING,

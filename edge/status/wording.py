@@ -1,6 +1,5 @@
 """How the pages put numbers, times and states into words."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,11 +49,6 @@ def size(count: float) -> str:
 def seconds(value: float) -> str:
     """Return a time with its unit."""
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
-def date(text: str) -> str:
-    """Turn DICOM's 20260301 into 2026-03-01; other text is returned as it is."""
-    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if re.fullmatch(r"[0-9]{8}", text) else text
 
 
 def count(number: int, word: str) -> str:

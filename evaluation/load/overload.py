@@ -144,28 +144,7 @@ def figures(
             mode: float(np.median(np.divide(found, capacity[SINGLE])))
             for mode, found in capacity.items()
         }
-        first = next(iter(capacity))
-        result["latency_of_one_at_a_time"] = [
-            {"load": load, **_latency(runs, load, (first, SINGLE))}
-            for load in plan.loads
-            if load < 1
-        ]
     return result
-
-
-def _latency(runs: Sequence[Run], load: float, pair: tuple[str, str]) -> dict[str, float | None]:
-    """Return the first mode's latency over that of the second: the median of the rounds."""
-    ours, alone = (
-        [[one.took_s for one in r.outcomes.in_time] for r in runs if (r.load, r.mode) == (load, m)]
-        for m in pair
-    )
-    rounds = [(a, b) for a, b in zip(ours, alone, strict=True) if a and b]
-    return {
-        f"p{q}": float(np.median([np.percentile(a, q) / np.percentile(b, q) for a, b in rounds]))
-        if rounds
-        else None
-        for q in (50, 95)
-    }
 
 
 def pooled(runs: Sequence[Run], capacity: float, plan: Plan) -> dict[str, Any]:

@@ -66,18 +66,6 @@ def test_rounds_are_pooled_and_compared_with_the_best_capacity() -> None:
     }
 
 
-def test_latency_is_compared_with_one_at_a_time_round_by_round() -> None:
-    """0.1 s against 0.2 s is one half; above capacity there is no figure."""
-    plan = Plan(loads=(0.5, 2.0), rounds=2, span_s=2.0)
-    capacity = {"deadline": [2.0, 2.0], "one at a time": [1.0, 2.0]}
-    runs = [run_of(mode, load, [0.5], {}) for load in plan.loads for mode in capacity for _ in "ab"]
-    for run in runs:
-        if run.mode == "one at a time":
-            run.outcomes.rois = [Outcome(0, False, 0.2, 0.5)]
-    (found,) = figures(plan, capacity, runs)["latency_of_one_at_a_time"]
-    assert found == {"load": 0.5, "p50": pytest.approx(0.5), "p95": pytest.approx(0.5)}
-
-
 def test_fairness_is_that_of_jain() -> None:
     """Equal shares of unequal demands give 1; one of four that gets all gives a quarter."""
     answered, lost = Outcome(0, False, 0.1, 0.1), Outcome(0, False, 0.1, 0.1, LATE)
