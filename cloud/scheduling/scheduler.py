@@ -302,11 +302,16 @@ class Scheduler:
         order = self.order(queues, starts_s[0], each_s)
         if not expected:
             order = [roi for roi in order if roi.waits]
-        latency_s = self.timing.latency.bound_s if expected else self.timing.latency.estimate_s
+        sizes, latency = range(full + 1), self.timing.latency
+        bounds_s, interval_s = (
+            [latency.bound_s(n) for n in sizes],
+            [*map(interval.estimate_s, sizes)],
+        )
+        latency_s = bounds_s if expected else [*map(latency.estimate_s, sizes)]
         part, burst = self._arrivals.stat_to_come(each_s) if expected else (0.0, 0.0)
         # while routine waits, stat comes and makes it wait longer: mean and standard deviation
         # of the time until work that comes at random has been read (Takács, 1962)
-        slower, alone_s = part / (1.0 - part), latency_s(1)
+        slower, alone_s = part / (1.0 - part), latency_s[1]
         spread = SPREAD * math.sqrt(burst * each_s * part / (1.0 - part) ** 3)
         most, efficient = self._most(order), interval.efficient_size(full)
         due_s = [roi.deadline.at_s for roi in order]
@@ -320,9 +325,9 @@ class Scheduler:
             size = most if len(order) - at >= 2 * full else efficient
             batch_s = due_s[at : at + size]
             soonest_s, n = min(batch_s), len(batch_s)
-            if start_s + self.timing.latency.bound_s(n) > soonest_s:
+            if start_s + bounds_s[n] > soonest_s:
                 n = self._size(batch_s, start_s)
-            answered_s, wait_s = start_s + latency_s(n), max(0.0, start_s - now_s)
+            answered_s, wait_s = start_s + latency_s[n], max(0.0, start_s - now_s)
             to_come_s = wait_s * slower + spread * math.sqrt(wait_s)
             if answered_s + to_come_s > soonest_s:
                 stats = stats or [0, *itertools.accumulate([roi.is_stat for roi in order])]
@@ -335,7 +340,7 @@ class Scheduler:
                         at_s += min(to_come_s, most_s)
                     if at_s > due_s[i]:
                         late[roi] = at_s
-            heapq.heapreplace(starts_s, start_s + interval.estimate_s(n))
+            heapq.heapreplace(starts_s, start_s + interval_s[n])
             at += n
         return late
 
