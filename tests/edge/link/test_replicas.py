@@ -112,7 +112,7 @@ def test_a_replica_that_is_down_or_named_otherwise_is_left_out_and_the_reason_is
         with reader_of(settings) as reader:
             assert answered(reader, 10) == 10
         reason = Diagnosis(settings.cloud.address or "", settings).reason()
-        assert f"the service at {misnamed} does not name localhost" in reason
+        assert f"the service at {misnamed} is not accepted" in reason
 
 
 def test_renewed_certificates_are_used_from_the_next_connection_on(live: Path) -> None:
