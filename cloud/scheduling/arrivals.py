@@ -49,7 +49,7 @@ class Arrivals:
 
     def __init__(self, rules: Rules, timing: BatchTiming, clock: Clock) -> None:
         self._rules, self._timing, self._clock = rules, timing, clock
-        self._stats = deque[tuple[float, int]]()  # when stat came, and how many ROIs at once
+        self._stats = deque[tuple[float, int]]()  # when stat came, and how many ROIs together
         self._active: dict[str, float] = {}  # when each site was last admitted or refused
         self._came_s: dict[bool, float] = {}  # when stat, and routine, was last
         self._beyond_s: dict[str, float] = {}  # when each site was last refused beyond its share
@@ -62,7 +62,7 @@ class Arrivals:
         self._changed_s = now_s if other else self._changed_s
 
     def note_stat(self, rois: int) -> None:
-        """Note that so many stat ROIs were admitted at once."""
+        """Note that so many stat ROIs were admitted together."""
         self._stats.append((self._clock(), rois))
 
     def places_left(self, *, to_stat: bool) -> int:

@@ -64,7 +64,7 @@ def ending_where_damaged(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # parts wrap that of sqlite in their own
+    except Exception as error:  # parts raise their own errors, caused by sqlite
         if is_damage(error) or is_damage(error.__cause__):
             set_aside(path, str(error))
             raise InvalidDatabase(f"{path}: {error}: {RESTART}") from error
