@@ -1,9 +1,11 @@
-"""Sockets of failed associations are closed before the next test."""
+"""An archive, and the end of the sockets of associations that failed."""
 
 import gc
 from collections.abc import Iterator
 
 import pytest
+
+from tests.dicom_peers import Pacs
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +16,9 @@ def sockets_are_closed() -> Iterator[None]:
     """
     yield
     gc.collect()
+
+
+@pytest.fixture
+def pacs() -> Iterator[Pacs]:
+    with Pacs().running() as pacs:
+        yield pacs

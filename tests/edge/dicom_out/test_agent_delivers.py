@@ -42,12 +42,6 @@ from tests.edge.running_agent import (
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
-@pytest.fixture
-def pacs() -> Iterator[Pacs]:
-    with Pacs().running() as pacs:
-        yield pacs
-
-
 def with_target(root: Path, port: int) -> EdgeSettings:
     return settings_in(root, targets=(pacs_at(port),))
 

@@ -13,6 +13,7 @@ import numpy as np
 from pydicom.uid import SegmentationStorage
 from starlette.types import ASGIApp
 
+from edge.audit import Event
 from edge.dicom_out.exports import DeliveryStep, ExportStore
 from edge.drift.part import DriftPart
 from edge.findings import Finding, Outline
@@ -246,3 +247,7 @@ OUTLINED = replace(
     ),
 )
 """The same; the outline covers the voxels 5 to 7, 18 to 22, 10 to 14 of `CT`."""
+
+
+def logins(site: Site) -> list[dict[str, object]]:
+    return [dict(record.fields) for record in site.trail() if record.event == Event.LOGIN]
