@@ -303,10 +303,7 @@ class Scheduler:
         if not expected:
             order = [roi for roi in order if roi.waits]
         sizes, latency = range(full + 1), self.timing.latency
-        bounds_s, interval_s = (
-            [latency.bound_s(n) for n in sizes],
-            [*map(interval.estimate_s, sizes)],
-        )
+        bounds_s, interval_s = [*map(latency.bound_s, sizes)], [*map(interval.estimate_s, sizes)]
         latency_s = bounds_s if expected else [*map(latency.estimate_s, sizes)]
         part, burst = self._arrivals.stat_to_come(each_s) if expected else (0.0, 0.0)
         # while routine waits, stat comes and makes it wait longer: mean and standard deviation
