@@ -72,6 +72,7 @@ def quantize(
                 op_types_to_quantize=OPERATORS[kind],
                 nodes_to_exclude=_float_nodes(onnx.load(prepared)),
                 per_channel=True,
+                reduce_range=True,  # of weights: see `models.quantization.simulation.LEVELS`
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=METHODS[method],

@@ -21,8 +21,12 @@ from models.runtime.contract import INPUT
 from models.runtime.errors import UnfitArtifact
 from models.training.warm_start import module_of
 
-LEVELS = {4: 7, 8: 127, 16: 32767}
-"""The highest level of a weight by its bits; 16 stands for no rounding."""
+LEVELS = {4: (-8, 7), 8: (-64, 64), 16: (-32768, 32767)}
+"""The lowest and highest level of a weight by its bits; 16 stands for no rounding.
+
+Processors without VNNI add two products of u8 and s8 in 16 bits. With 64 as the highest level they
+add 2 x 255 x 64 = 32,640 at most, which 16 bits hold.
+"""
 
 INT4_OPSET, INT4_IR = 21, 10
 """The first versions of operators and of the format that have weights of four bits."""
@@ -81,7 +85,9 @@ class Simulation(nn.Module):
         self._dequantizers[name] = node
         self.exact[name] = nn.Parameter(torch.tensor(value))
         if level.dtype == np.int8:
-            self._round_weight(name, torch.tensor(scale), LEVELS[8])
+            # a file of another maker may have levels to 127: here they have twice the step
+            wide = np.abs(level.astype(int)).max(initial=0) > LEVELS[8][1]
+            self._round_weight(name, torch.tensor(2 * scale if wide else scale), 8)
 
     def weights(self) -> list[str]:
         """Return the names of the rounded weights, in the order of the graph."""
@@ -141,13 +147,13 @@ class Simulation(nn.Module):
     def lower(self, name: str, bits: int) -> None:
         """Round that weight to ``bits`` from now on, with the scales that lose least."""
         axis = axis_of(self._dequantizers[name])
-        scale = best_scale(self.exact[name].detach(), LEVELS[bits], axis)
-        self._round_weight(name, scale, LEVELS[bits])
+        scale = best_scale(self.exact[name].detach(), LEVELS[bits][1], axis)
+        self._round_weight(name, scale, bits)
 
-    def _round_weight(self, name: str, scale: Tensor, high: int) -> None:
+    def _round_weight(self, name: str, scale: Tensor, bits: int) -> None:
         """Round a weight with one ``scale`` for each channel along its axis."""
         shape = _along(axis_of(self._dequantizers[name]), self.exact[name].ndim)
-        self.rounding[name] = Rounding(scale.reshape(shape), -high - 1, high)
+        self.rounding[name] = Rounding(scale.reshape(shape), *LEVELS[bits])
 
     def _user(self, name: str) -> NodeProto:
         """Return the node that uses a weight or a bias."""
@@ -216,7 +222,7 @@ def _write_constant(
     level = _array((weight / rounding.scale).round().clamp(rounding.low, rounding.high))
     _set(store, node.input[1], _array(rounding.scale.flatten()))
     kind = np.dtype(np.int8)
-    if rounding.high == LEVELS[4]:
+    if rounding.high == LEVELS[4][1]:
         kind = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
         _set(store, node.input[2], np.zeros(weight.shape[axis_of(node)], kind))
     _set(store, node.input[0], level.astype(kind))
