@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.runtime.artifacts import Artifact, find
-from models.runtime.choice import Way, sample, saturates
+from models.runtime.choice import Way, cut_off, sample
 from models.runtime.engines import Outputs, Runner, start
 from models.runtime.errors import ModelError
 from models.runtime.stages import open_staged
@@ -32,13 +32,12 @@ def main() -> None:
     try:
         run = _opened(artifact, way)
         answer = run(voxels)
-        cut_off = way.engine not in OTHERS and saturates(way.engine)
     except (ModelError, ModuleNotFoundError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return
     np.savez(file, *answer)
     sys.stdin.readline()
-    print(json.dumps({"saturates": cut_off}), flush=True)
+    print(json.dumps({"overflow": cut_off(way.engine, artifact.content())}), flush=True)
     if artifact.kind == "screening":
         more = [(0, n - m) for n, m in zip((1, 1, *BOX), voxels.shape, strict=True)]
         voxels = np.pad(voxels, more, mode="wrap")

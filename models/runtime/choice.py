@@ -2,8 +2,9 @@
 
 Every engine reads the same regions of a synthetic chest. The reference is onnxruntime without
 fusion: it computes quantised layers in float, so it is right on every processor. An engine is
-excluded whose answer differs by more than the precision allows, or whose sums of 8-bit products are
-cut off. What was measured is kept for the machine, the engines' versions and the artifact.
+excluded whose answer differs by more than the precision allows, or that may cut off sums of 8-bit
+products of this file. What was measured is kept for the machine, the engines' versions and the
+artifact.
 
 A start measures each engine once; `overread-models probe` also measures other numbers of threads,
 each way in a process of its own, and keeps it in the same file.
@@ -14,22 +15,19 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cache as once
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx.parser
-from onnx import numpy_helper
 
 from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact
 from models.runtime.engines import LAYOUT, Outputs, start
 from models.runtime.errors import EngineUnavailable
+from models.runtime.overflow import overflowing
 
 AUTO = "auto"
 
@@ -60,7 +58,7 @@ class Way:
         ratio: its time to that of the way that took turns with it; 0 if none did.
         peak_mb: the most memory of a process that runs nothing else; 0 if it was not measured.
         difference: from the reference, as `TOLERANCE`.
-        saturates: whether sums of 8-bit products are cut off.
+        overflow: the weights whose sums of 8-bit products may be cut off, see `cut_off`.
         error: why it does not run; empty if it does.
         probed: whether `overread-models probe` measured it.
     """
@@ -75,7 +73,7 @@ class Way:
     ratio: float = 0.0
     peak_mb: float = 0.0
     difference: float = 0.0
-    saturates: bool = False
+    overflow: str = ""
     error: str = ""
     probed: bool = False
 
@@ -83,8 +81,8 @@ class Way:
         """Return why it must not run an artifact of that precision; empty if it may."""
         if self.error:
             return self.error
-        if self.saturates and precision != "fp32":
-            return "cuts off sums of 8-bit products (a processor without VNNI)"
+        if self.overflow:
+            return f"may cut off sums of 8-bit products with {self.overflow}, without VNNI"
         if not self.difference <= TOLERANCE[precision]:  # NaN is not
             return f"differs by {self.difference:.3f} of the standard deviation"
         return ""
@@ -123,10 +121,10 @@ def choose(
         wrong = {way.engine: way.wrong(artifact.precision) for way in fit}
         raise EngineUnavailable(f"{artifact.name}: no engine runs it correctly: {wrong}")
     only = Way(among[0], count, artifact.half and hardware.fast_bf16())
-    with suppress(EngineUnavailable):  # if it is missing, the artifact's own start says so
-        if artifact.precision != "fp32" and saturates(only.engine):
-            why = replace(only, saturates=True).wrong(artifact.precision)
-            _log.warning("%s on %s: the engine %s", artifact.name, only.engine, why)
+    only = replace(only, overflow=cut_off(only.engine, artifact.content()))
+    if only.overflow:
+        why = only.wrong(artifact.precision)
+        _log.warning("%s on %s: the engine %s", artifact.name, only.engine, why)
     return only
 
 
@@ -153,7 +151,8 @@ def _measured(
         raise EngineUnavailable(f"{REFERENCE} failed on the sample: {error}") from error
     ways = []
     for engine in among:
-        way = Way(engine, threads, artifact.half and hardware.fast_bf16())
+        half, overflow = artifact.half and hardware.fast_bf16(), cut_off(engine, content)
+        way = Way(engine, threads, half, overflow=overflow)
         try:
             run = start(engine, content, threads, half=way.half)
             answer, took_s = run(voxels), []  # not timed: it allocates and compiles
@@ -162,8 +161,7 @@ def _measured(
                 run(voxels)
                 took_s.append(clock() - began)
             p50, p95 = (1e3 * float(np.quantile(took_s, q)) for q in (0.5, 0.95))
-            off, cut_off = difference(answer, truth), saturates(engine)
-            way = replace(way, p50_ms=p50, p95_ms=p95, difference=off, saturates=cut_off)
+            way = replace(way, p50_ms=p50, p95_ms=p95, difference=difference(answer, truth))
         except Exception as error:  # an engine's own errors have no common class
             way = replace(way, error=f"{error}")
         if why := way.wrong(artifact.precision):
@@ -183,31 +181,14 @@ def difference(answer: Outputs, truth: Outputs) -> float:
     return max(shares) if np.isfinite(shares).all() else float("inf")
 
 
-@once
-def saturates(engine: str) -> bool:
-    """Return whether an engine cuts off sums of products of 8 bits at 16 bits.
+def cut_off(engine: str, content: bytes) -> str:
+    """Return the weights whose products an engine may cut off here; empty if there are none.
 
-    The instructions of processors without VNNI add two products u8 x s8 in 16 bits. A convolution
-    of the largest numbers has a known answer, and half of it where sums are cut off.
-
-    Raises:
-        EngineUnavailable: the engine is missing, or rejects the convolution.
+    Of the engines on a processor without VNNI, openvino has no exact kernels for a file that can
+    overflow.
     """
-    exact, kernel = 255 * 127 * 16 * 27, np.full((16, 16, 3, 3, 3), 127, np.int8)
-    model = onnx.parser.parse_model("""
-        <ir_version: 8, opset_import: ["" : 17]>
-        known_answer (uint8[1, 16, 4, 4, 4] voxels) => (float[1, 16, 2, 2, 2] outputs)
-        <float one = {1}, uint8 zero = {0}, int8 middle = {0}, float step = {65536}> {
-            inputs = DequantizeLinear (voxels, one, zero)
-            weights = DequantizeLinear (kernel, one, middle)
-            sums = Conv <kernel_shape = [3, 3, 3]> (inputs, weights)
-            levels = QuantizeLinear (sums, step, zero)
-            outputs = DequantizeLinear (levels, step, zero)
-        }""")
-    model.graph.initializer.append(numpy_helper.from_array(kernel, "kernel"))
-    run = start(engine, model.SerializeToString(), 1)
-    (found,) = run(np.full((1, 16, 4, 4, 4), 255, np.uint8))
-    return bool(found.min() < 0.9 * exact)
+    risky = engine == "openvino" and hardware.adds_in_16_bits()
+    return overflowing(content) if risky else ""
 
 
 def sample(artifact: Artifact) -> UInt8Array:

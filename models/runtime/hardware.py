@@ -12,6 +12,10 @@ with suppress(ImportError):  # without it, onnxruntime runs alone
     import openvino
 
 
+LEFT = dict.fromkeys(("SSE41", "AVX", "AVX2", "AVX512_CORE"), "") | {"AVX2_VNNI": "avx_vnni"}
+"""What ONEDNN_MAX_CPU_ISA, a limit of oneDNN's, leaves of VNNI, bfloat16 and AMX; else all."""
+
+
 def cpu_name() -> str:
     """Return the processor's name and its instruction sets of low-precision kernels."""
     name, flags = _cpu()
@@ -32,6 +36,12 @@ def fast_bf16() -> bool:
     return "amx_bf16" in _cpu()[1]
 
 
+def adds_in_16_bits() -> bool:
+    """Return whether oneDNN may add two products of 8 bits in 16: on x86 without VNNI."""
+    exact = {"avx512_vnni", "avx_vnni", "amx_int8"} & _cpu()[1]
+    return platform.machine().lower() in ("x86_64", "amd64") and not exact
+
+
 def has_openvino() -> bool:
     """Return whether the engine openvino is installed."""
     return "openvino" in globals()
@@ -44,7 +54,11 @@ def _cpu() -> tuple[str, set[str]]:
     except OSError:
         return "", set()
     fields = {key.strip(): value for key, _, value in (line.partition(":") for line in lines)}
-    return fields.get("model name", "").strip(), set(fields.get("flags", "").split())
+    flags = set(fields.get("flags", "").split())
+    left = LEFT.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper())
+    if left is not None:
+        flags = {one for one in flags if one == left or not one.endswith(("vnni", "16", "int8"))}
+    return fields.get("model name", "").strip(), flags
 
 
 def cores() -> int:

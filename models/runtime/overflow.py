@@ -1,0 +1,71 @@
+"""Whether sums of 8-bit products of a file can exceed 16 bits: a proof from its weights.
+
+x86 processors without VNNI multiply u8 by s8 and add two of the products in 16 bits, which cuts off
+a sum above 32,767. The order in which a kernel takes the inputs of a channel is not known, so the
+two largest weights of each output channel count, each beside an input of 255.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
+
+LOWEST, HIGHEST = np.iinfo(np.int16).min, np.iinfo(np.int16).max
+LARGEST_INPUT = 255
+
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_INTEGER = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
+_MOVES = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def overflowing(content: bytes) -> str:
+    """Return the first tensor of an ONNX file whose products can exceed 16 bits; empty if none can.
+
+    Anything but QDQ nodes with constant weights proves nothing, and counts as one that can.
+    """
+    if not any(word in content for word in (b"uantize", b"QLinear", b"Integer")):
+        return ""
+    model = onnx.load_model_from_string(content)
+    return next(_found(model.graph), "") or next((one.name for one in model.functions), "")
+
+
+def _found(graph: GraphProto) -> Iterator[str]:
+    constants = {one.name: one for one in graph.initializer}
+    written = [node for node in graph.node if node.op_type == "Constant"]
+    constants |= {n.output[0]: a.t for n in written for a in n.attribute if a.name == "value"}
+    makers = {out: node for node in graph.node for out in node.output}
+
+    def dequantizer(name: str) -> NodeProto | None:
+        """Return the node that dequantised a factor, which may have been moved since."""
+        node = makers.get(name)
+        while node is not None and node.op_type in _MOVES:
+            node = makers.get(node.input[0])
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+    for node in graph.node:
+        given = node.input[:2] if node.op_type in _PRODUCTS else ()
+        factors = [one for one in map(dequantizer, given) if one is not None]
+        weights = [(one, constants[one.input[0]]) for one in factors if one.input[0] in constants]
+        if len(factors) == 2 and not weights:
+            yield node.output[0]  # the file holds the levels of neither
+        for one, levels in weights:
+            if _overflows(one, levels, constants.get(one.input[1])):
+                yield one.input[0]
+        graphs = (a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
+        if node.op_type in _INTEGER or node.domain not in ("", "ai.onnx") or any(graphs):
+            yield node.output[0]
+
+
+def _overflows(node: NodeProto, stored: TensorProto, scale: TensorProto | None) -> bool:
+    """Return whether two products of a channel of dequantised weights can exceed 16 bits."""
+    levels = numpy_helper.to_array(stored).astype(np.int64)
+    # an output channel is what has a scale of its own; under one scale all count as one
+    rows = levels.reshape(1, -1)
+    if scale is not None and len(scale.dims) == 1 and scale.dims[0] > 1:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        rows = np.moveaxis(levels, axis, 0).reshape(scale.dims[0], -1)
+    ordered = np.sort(rows, axis=1)
+    lowest = np.minimum(ordered[:, :2], 0).sum(1).min() * LARGEST_INPUT
+    highest = np.maximum(ordered[:, -2:], 0).sum(1).max() * LARGEST_INPUT
+    return bool(lowest < LOWEST or highest > HIGHEST)
