@@ -8,6 +8,7 @@ from models.quantization.sensitivity import match_loss, select_layers, sensitivi
 from models.quantization.simulation import Simulation, exact_weights, to_onnx
 from models.runtime.artifacts import expanded
 from models.runtime.errors import UnfitArtifact
+from models.runtime.overflow import overflowing
 from tests.models.small_networks import answered, exported, pictures, quantized, settled, told, unit
 
 Made = tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
@@ -74,6 +75,31 @@ def shift_zero_points(simulation: Simulation) -> None:
     assert learnt
     for offset in learnt:
         offset.data += 0.03
+
+
+def test_no_file_can_overflow_whatever_was_learnt(simulation: Simulation, quantised: Made) -> None:
+    assert overflowing(quantised[2].SerializeToString()) == ""
+    for name in simulation.weights():
+        simulation.exact[name].data *= 3  # beyond the range
+    assert overflowing(to_onnx(simulation).SerializeToString()) == ""
+
+
+def test_a_file_of_eight_bits_loses_one(quantised: Made) -> None:
+    """It answers as before, up to the rounding, and what is made of it cannot overflow."""
+    wide = onnx.ModelProto.FromString(quantised[2].SerializeToString())
+    store = {tensor.name: tensor for tensor in wide.graph.initializer}
+    for node in wide.graph.node:
+        level = store.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if level is not None and level.data_type == onnx.TensorProto.INT8:
+            levels, scale = (onnx.numpy_helper.to_array(store[n]) for n in node.input[:2])
+            doubled = np.clip(2 * levels.astype(int), -127, 127).astype(np.int8)
+            level.CopyFrom(onnx.numpy_helper.from_array(doubled, level.name))
+            half = onnx.numpy_helper.from_array(np.asarray(scale / 2), node.input[1])
+            store[node.input[1]].CopyFrom(half)
+    assert overflowing(wide.SerializeToString())
+    simulation = Simulation(wide).eval()
+    agree(told(simulation, 2), served(quantised[2].SerializeToString()))
+    assert overflowing(to_onnx(simulation).SerializeToString()) == ""
 
 
 def test_a_run_and_its_file_have_the_same_zero_points(
