@@ -1,7 +1,7 @@
 """The two engines behind one interface: an ONNX file's bytes in, a callable out.
 
-Each has its workaround. openvino runs fixed batch sizes only (`_in_batches`); both get transposed
-convolutions as point-wise ones, for which they have fast kernels (`models.runtime.rewrites`).
+Each has its workaround. openvino runs fixed batch sizes only (`_in_batches`). Operators without
+fast kernels are replaced (`models.runtime.rewrites`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.runtime import hardware, providers
 from models.runtime.compiled import compiled
 from models.runtime.errors import EngineUnavailable
 from models.runtime.overflow import overflowing
-from models.runtime.rewrites import rewritten
+from models.runtime.rewrites import pointwise_products, rewritten
 
 with suppress(ImportError):  # without it, onnxruntime runs alone
     import openvino
@@ -63,7 +63,7 @@ def start(
 def _start_openvino(content: bytes, device: str, threads: int, half: bool, _fused: bool) -> Runner:
     if not hardware.has_openvino():
         raise EngineUnavailable("openvino is not installed")
-    core = openvino.Core()
+    core, content = openvino.Core(), pointwise_products(content)
     model = core.read_model(content)
     int8 = b"QuantizeLinear" in content
     options = {

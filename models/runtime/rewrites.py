@@ -61,6 +61,41 @@ def matrix_resize(model: ModelProto) -> None:
             node.CopyFrom(_products(node, sides, model))
 
 
+def pointwise_products(content: bytes) -> bytes:
+    """Return an ONNX file with products of tokens and quantised weights as convolutions.
+
+    The numbers are the same. Without VNNI openvino's kernels for such products take three times as
+    long as those for point-wise convolutions; with VNNI as long. Tokens are ``(n, tokens, c)``.
+    """
+    if not (b"MatMul" in content and b"uantize" in content):
+        return content
+    model = onnx.load_model_from_string(content)
+    typed = onnx.shape_inference.infer_shapes(model).graph
+    sides = {v.name: len(v.type.tensor_type.shape.dim) for v in (*typed.input, *typed.value_info)}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    made = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        weights = made.get(node.input[1]) if node.op_type == "MatMul" else None
+        table = stored.get(weights.input[0]) if weights else None
+        if not weights or not table or len(table.dims) != 2 or sides.get(node.input[0]) != 3:
+            nodes.append(node)
+            continue
+        # (c, out) to (out, c, 1), and the tokens to (n, c, tokens) and back
+        name, out = f"{node.output[0]}_turned", node.output[0]
+        turned = np.ascontiguousarray(numpy_helper.to_array(table).T[..., None])
+        model.graph.initializer.append(numpy_helper.from_array(turned, name))
+        nodes += [
+            helper.make_node("DequantizeLinear", [name, *weights.input[1:]], [f"{name}_w"], axis=0),
+            helper.make_node("Transpose", node.input[:1], [f"{name}_in"], perm=[0, 2, 1]),
+            helper.make_node("Conv", [f"{name}_in", f"{name}_w"], [f"{name}_out"], node.name),
+            helper.make_node("Transpose", [f"{name}_out"], [out], perm=[0, 2, 1]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
+
+
 def _operator_set(model: ModelProto) -> int:
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 

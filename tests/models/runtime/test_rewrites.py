@@ -4,8 +4,8 @@ import pytest
 from onnx import numpy_helper
 
 from models.runtime.artifacts import find
-from models.runtime.rewrites import rewritten
-from tests.models.small_networks import answered
+from models.runtime.rewrites import pointwise_products, rewritten
+from tests.models.small_networks import answered, exported, pictures, quantized
 
 
 def transposed(stride: int, *, bias: bool) -> bytes:
@@ -76,6 +76,22 @@ def test_volumes_are_resized_by_products(sizes: str) -> None:
 )  # fmt: skip
 def test_another_resizing_stays(other: dict[str, str]) -> None:
     assert rewritten(resized(**other)) == resized(**other)
+
+
+def test_products_of_tokens_with_quantised_weights_are_convolutions() -> None:
+    content = quantized("hybrid")
+    new = pointwise_products(content)
+    before, after = (
+        [node.op_type for node in onnx.load_from_string(one).graph.node] for one in (content, new)
+    )
+    products = after.count("Conv") - before.count("Conv")
+    # three members of two layers each: four products of a layer, and the features of the CNN
+    assert products == before.count("MatMul") - after.count("MatMul") == 3 * (2 * 4 + 1)
+    for found, wanted in zip(
+        answered(new, voxels=pictures(2)), answered(content, voxels=pictures(2)), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert pointwise_products(exported("hybrid")) == exported("hybrid")
 
 
 @pytest.mark.long
