@@ -87,6 +87,8 @@ def prepared(step: str, path: str, cloud: str, held: ExitStack) -> Step:
     if step in ("detect", "arrive"):  # what reads nothing ahead has the whole volume in HU
         return Step(lambda: screener.screen(preprocess(volume, study)))
     box = preprocess(volume, study)
+    if step == "box":
+        return Step(partial(screener.screen, box))
     rois = [
         Roi(n, cut_roi(box.voxels, one.index_zyx), (1.0, 1.0, 1.0), WINDOW_HU, one.score)
         for n, one in enumerate(screener.screen(box)[: REGIONS[step]])

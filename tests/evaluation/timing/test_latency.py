@@ -7,6 +7,7 @@ import pytest
 from evaluation.errors import ServiceFailed
 from evaluation.timing.latency import AGAINST, ROOT, Row, Tree, as_dict, latency, uncompressed
 from imaging.read import read_study
+from models.runtime import hardware
 from models.runtime.errors import MissingData
 
 
@@ -15,19 +16,22 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(ROOT, tmp_path)
 
 
-def test_figures_of_a_row_by_hand() -> None:
+def test_figures_of_a_row_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ratio is taken round by round; a row with two limits needs one of them."""
     found = [({"cpu_s": now, "wall_s": 9.0}, {"cpu_s": 2.0, "wall_s": 9.0}) for now in (1.0, 1.2)]
-    row = Row("read", "read", bar=0.5)
+    monkeypatch.setattr(hardware, "adds_in_16_bits", lambda: False)
+    row = Row("read", "read", bar=0.5, without_vnni=0.6)
     assert as_dict(row, found)["ratio"] == pytest.approx(0.55)
     made = [as_dict(row, found), as_dict(Row("run", "agent", bar=0.5, most_s=9.0), found)]
-    made.append(as_dict(Row("decode", "decode", measure="wall_s"), found))
+    made.append(as_dict(Row("decode", "decode", measure="wall_s", bar=None), found))
     assert AGAINST.of({"against": made, "earlier_commit": "8e3c957"}).cells == [
         ["read, CPU", "1.100 (1.190)", "2.000 (2.000)", "2", "0.55", "at most 0.5", "no"],
         ["run, CPU", "1.100 (1.190)", "2.000 (2.000)", "2", "0.55",
          "at most 0.5 or 9 s of the clock", "yes"],
         ["decode", "9.000 (9.000)", "9.000 (9.000)", "2", "1.00", "-", "-"],
     ]  # fmt: skip
+    monkeypatch.setattr(hardware, "adds_in_16_bits", lambda: True)
+    assert as_dict(row, found)["required"] == "at most 0.6"
 
 
 def test_steps_answer_with_their_seconds(shared_data: Path, tree: Tree) -> None:
