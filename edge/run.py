@@ -32,6 +32,7 @@ from edge.folders import exclusive
 from edge.link.estimate import LinkEstimate
 from edge.models.part import ModelsPart
 from edge.part import Agent, Part
+from edge.reader import EdgeReader
 from edge.retention import RetentionPart
 from edge.rules.rule import load_rules
 from edge.settings.core import CLOUD_OFF, EdgeSettings
@@ -42,6 +43,7 @@ from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
+from models.runtime.errors import ModelError
 from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
@@ -53,7 +55,7 @@ PARTS: Sequence[type[Part]] = (
 """All parts, in the order in which they are opened: what receives studies last."""
 
 USUAL_BOX = (288, 224, 272)
-"""The first box of a process takes longer: it is an empty one, in mm, before the first study."""
+"""The first box of a process takes longer: it is an empty one, in mm, while no study waits."""
 
 STALLED_S = 300.0
 """After this time without a new pass, stage or durable step, the main loop counts as stalled."""
@@ -106,6 +108,7 @@ def run_agent(
             pulse.beat()
             hook(to, durable)
 
+        warm_up: Callable[[], object] = tuple
         arrived, opening = threading.Event(), ["the model is being loaded"]
         agent = Agent(
             site, Telemetry(), stop or threading.Event(), hook, clock,
@@ -139,7 +142,7 @@ def run_agent(
             )
             pipeline = held.enter_context(opening_pipeline)
             models.attach(pipeline)
-            pipeline.reader.screen(Preprocessed(np.zeros(USUAL_BOX, np.uint8), Geometry()))
+            warm_up = partial(_screen_nothing, pipeline.reader)
             agent.telemetry.observe_reading(pipeline.read_peak_mb)
             read, second = models.live.read, second or pipeline.second_reader
             if settings.cloud.address is not None:
@@ -162,8 +165,15 @@ def run_agent(
         for part in agent.parts:
             part.started()
         loops.append(MainLoop(agent, read, second, rules, arrived))
-        loops[0].work(pulse.beat)
+        loops[0].work(pulse.beat, warm_up)
     log.info("agent stopped", hint="unfinished studies continue at the next start")
+
+
+def _screen_nothing(reader: EdgeReader) -> None:
+    try:
+        reader.screen(Preprocessed(np.zeros(USUAL_BOX, np.uint8), Geometry()))
+    except ModelError as error:  # each study says so itself, if it cannot be read
+        log.warning("the first reading failed", error=str(error))
 
 
 def parts_of(agent: Agent, make_objects: MakeObjects = made_objects) -> list[Part]:

@@ -13,6 +13,9 @@ from edge.run import STALLED_S, site_of
 from edge.settings.core import load_settings
 from edge.store.pending import PersistPending
 from evaluation.world import settings_in
+from imaging.preprocess import Preprocessed
+from models.runtime.detection import Candidate
+from models.runtime.errors import ModelFailed
 from process.tracing import root_span_id
 from tests.edge.builders import FixedScreener, ForgetfulCloud, put
 from tests.edge.running_agent import (
@@ -46,11 +49,17 @@ def test_the_agent_says_at_its_start_what_it_does(
 def test_the_agent_is_ready_once_its_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = threading.Event()
+    """Its first reading, of an empty box, comes after that; where it fails, the log says so."""
+    loaded, looked = threading.Event(), threading.Event()
+
+    class Slow(FixedScreener):
+        def screen(self, box: Preprocessed) -> list[Candidate]:
+            assert looked.wait(60), box
+            raise ModelFailed("no memory")
 
     def slowly(*_: object, **__: object) -> FixedScreener:
         assert loaded.wait(60)
-        return FixedScreener(())
+        return Slow(())
 
     monkeypatch.setattr(live, "open_configured", slowly)
     with running(settings_in(tmp_path, **METRICS)) as logs:
@@ -61,6 +70,8 @@ def test_the_agent_is_ready_once_its_model_is_loaded(
         wait_until(lambda: get(address, "/readyz")[0] == 200)
         names = ["model", "inbox", "outbox", "state_dir", "database"]
         assert list(get(address, "/readyz")[1]["checks"]) == names
+        looked.set()
+        assert wait_for_log(logs, "the first reading failed")["error"] == "no memory"
 
 
 def test_the_agent_is_not_ready_without_one_of_its_folders(tmp_path: Path) -> None:
