@@ -85,9 +85,10 @@ def test_what_is_no_product_of_known_weights_proves_nothing(steps: str, can: boo
     assert bool(overflowing(product(steps, [[127, 127]] * 4))) == can
 
 
-def test_no_shipped_network_can_overflow() -> None:
-    found = {name: overflowing(artifact.content()) for name, artifact in every().items()}
+def test_no_shipped_int8_network_can_overflow() -> None:
+    found = {n: overflowing(a.content()) for n, a in every().items() if a.precision == "int8"}
     assert found == dict.fromkeys(found, "")
+    assert len(found) == 3
 
 
 def sums(level: int, engine: str = "openvino") -> tuple[float, float]:
