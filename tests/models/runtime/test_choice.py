@@ -162,6 +162,7 @@ def test_without_vnni_openvino_runs_what_cannot_overflow(
 ) -> None:
     """Another file it runs only where the settings name it, and the log names the weights."""
     monkeypatch.setattr(hardware, "adds_in_16_bits", lambda: True)
+    monkeypatch.setattr(choice, "overflowing", lambda _: "")
     own, cache = find("screening-small-int8"), tmp_path / "cache.json"
     assert choose(own, cache=cache, device="cpu").engine in BOTH
     assert not any(way.wrong("int8") for way in recall(own, cache)[0])
