@@ -15,7 +15,6 @@ from functools import partial
 from importlib.metadata import version
 from types import FrameType
 
-import numpy as np
 import structlog
 
 from edge.agent.loop import MainLoop, ReadStudy
@@ -32,7 +31,6 @@ from edge.folders import exclusive
 from edge.link.estimate import LinkEstimate
 from edge.models.part import ModelsPart
 from edge.part import Agent, Part
-from edge.reader import EdgeReader
 from edge.retention import RetentionPart
 from edge.rules.rule import load_rules
 from edge.settings.core import CLOUD_OFF, EdgeSettings
@@ -41,9 +39,6 @@ from edge.status.part import PagePart
 from edge.store.repair import opened
 from edge.telemetry import Telemetry
 from edge.trail.part import TrailPart
-from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry
-from models.runtime.errors import ModelError
 from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
@@ -53,9 +48,6 @@ PARTS: Sequence[type[Part]] = (
     TrailPart, ModelsPart, DriftPart, RetentionPart, PagePart, DeliverPart, ReceivePart
 )  # fmt: skip
 """All parts, in the order in which they are opened: what receives studies last."""
-
-USUAL_BOX = (288, 224, 272)
-"""The first box of a process takes longer: it is an empty one, in mm, while no study waits."""
 
 STALLED_S = 300.0
 """After this time without a new pass, stage or durable step, the main loop counts as stalled."""
@@ -108,7 +100,6 @@ def run_agent(
             pulse.beat()
             hook(to, durable)
 
-        warm_up: Callable[[], object] = tuple
         arrived, opening = threading.Event(), ["the model is being loaded"]
         agent = Agent(
             site, Telemetry(), stop or threading.Event(), hook, clock,
@@ -142,7 +133,6 @@ def run_agent(
             )
             pipeline = held.enter_context(opening_pipeline)
             models.attach(pipeline)
-            warm_up = partial(_screen_nothing, pipeline.reader)
             agent.telemetry.observe_reading(pipeline.read_peak_mb)
             read, second = models.live.read, second or pipeline.second_reader
             if settings.cloud.address is not None:
@@ -165,15 +155,8 @@ def run_agent(
         for part in agent.parts:
             part.started()
         loops.append(MainLoop(agent, read, second, rules, arrived))
-        loops[0].work(pulse.beat, warm_up)
+        loops[0].work(pulse.beat)
     log.info("agent stopped", hint="unfinished studies continue at the next start")
-
-
-def _screen_nothing(reader: EdgeReader) -> None:
-    try:
-        reader.screen(Preprocessed(np.zeros(USUAL_BOX, np.uint8), Geometry()))
-    except ModelError as error:  # each study says so itself, if it cannot be read
-        log.warning("the first reading failed", error=str(error))
 
 
 def parts_of(agent: Agent, make_objects: MakeObjects = made_objects) -> list[Part]:

@@ -92,10 +92,8 @@ class MainLoop:
         self._adopted = False
         self._trail_error = ""
 
-    def work(self, on_pass: Callable[[], None], warm_up: Callable[[], object] = tuple) -> None:
+    def work(self, on_pass: Callable[[], None]) -> None:
         """Run until the stop is set, and call ``on_pass`` with each pass.
-
-        Call ``warm_up`` once, before the first pause.
 
         Raises:
             InvalidDatabase: the database was deleted or replaced during the last pass.
@@ -113,8 +111,6 @@ class MainLoop:
             finally:  # it is the cause of any other error
                 require_own_files(self._site.database, self._store.files)
             if not busy:
-                warm_up()
-                warm_up = tuple
                 self._wait_for_poll()
 
     def run_once(self) -> bool:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import structlog
 
 from edge.atomic_files import is_transient
@@ -38,9 +39,12 @@ from edge.report.model import Report
 from edge.site import Site
 from edge.store.pending import PersistPending
 from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry
 from models.runtime.errors import EngineUnavailable, ModelError
 from models.runtime.screener import open_screener
 
+USUAL_BOX = (288, 224, 272)
+"""The first box of a network takes longer: it is an empty one, ``(z, y, x)`` in mm."""
 LOOK_S = 1.0
 """The choice in the database is read at most once in this time."""
 MOST_FAILURES = 3
@@ -75,7 +79,7 @@ class LiveModels:
         self._shadow: tuple[str, EdgeReader] | None = None
         self._seen: _Seen | None = None
         self._failures = Counter[str]()
-        self._looked_s, self._is_wanted = float("-inf"), False
+        self._looked_s, self._is_wanted, self._is_cold = float("-inf"), False, True
 
     def open_active(self) -> Screening:
         """Open the active model; one that cannot be opened is replaced, and the trail says so.
@@ -122,18 +126,19 @@ class LiveModels:
             persist(report, assessment, reader, box)
             self._note(report, assessment, box)
 
+        self._is_cold = False
         provenance = replace(self.pipeline.provenance, amends=True)
         noting = replace(self.pipeline, persist_pending=persist_and_note, provenance=provenance)
         return read_and_report(noting, job)
 
     def run_once(self, waiting: bool) -> bool:
-        """Change the active model if that was decided, or read one lung box in shadow.
+        """Change the active model if that was decided, or read one box: in shadow, or an empty one.
 
-        ``waiting`` says that a study waits: nothing is read in shadow then. Returns whether there
+        ``waiting`` says that a study waits: no box is read then. Returns whether there
         was something to do. Whatever goes wrong is logged, and harms no study.
         """
         try:
-            return self._run_once(waiting)
+            return self._run_once(waiting) or self._warm_up(waiting)
         except sqlite3.Error as error:
             if not is_transient(error):
                 log.warning("choice of models cannot be read", reason=str(error))
@@ -161,6 +166,14 @@ class LiveModels:
             self._try(store, shadow, self._seen)
             self._seen = None
             return True
+
+    def _warm_up(self, waiting: bool) -> bool:
+        """Read an empty box, once for each active model, unless a study waits or arrives."""
+        if not self._is_cold or waiting or self._is_arriving():
+            return False
+        self._is_cold = False
+        self.pipeline.reader.screen(Preprocessed(np.zeros(USUAL_BOX, np.uint8), Geometry()))
+        return True
 
     def _note(self, report: Report, assessment: Assessment, box: Preprocessed) -> None:
         if self._is_wanted:
@@ -224,7 +237,7 @@ class LiveModels:
             store.replace_active(self._active, f"{type(error).__name__}: {error}")
             return
         self._active, self._shadow, self._seen = version, None, None
-        self._pipeline = self._around(self.pipeline, reader)
+        self._pipeline, self._is_cold = self._around(self.pipeline, reader), True
         log.info("model changed", model=self.pipeline.provenance.edge_model)
 
     def _around(self, pipeline: Pipeline, reader: EdgeReader) -> Pipeline:

@@ -120,9 +120,9 @@ def choose(
     if len(among) > 1:
         wrong = {way.engine: way.wrong(artifact.precision) for way in fit}
         raise EngineUnavailable(f"{artifact.name}: no engine runs it correctly: {wrong}")
-    only = Way(among[0], count, artifact.half and hardware.fast_bf16())
-    only = replace(only, overflow=cut_off(only.engine, artifact.content()))
-    if only.overflow:
+    half, overflow = artifact.half and hardware.fast_bf16(), cut_off(among[0], artifact.content())
+    only = Way(among[0], count, half, overflow=overflow)
+    if overflow:
         why = only.wrong(artifact.precision)
         _log.warning("%s on %s: the engine %s", artifact.name, only.engine, why)
     return only
@@ -151,8 +151,8 @@ def _measured(
         raise EngineUnavailable(f"{REFERENCE} failed on the sample: {error}") from error
     ways = []
     for engine in among:
-        half, overflow = artifact.half and hardware.fast_bf16(), cut_off(engine, content)
-        way = Way(engine, threads, half, overflow=overflow)
+        half = artifact.half and hardware.fast_bf16()
+        way = Way(engine, threads, half, overflow=cut_off(engine, content))
         try:
             run = start(engine, content, threads, half=way.half)
             answer, took_s = run(voxels), []  # not timed: it allocates and compiles

@@ -1,15 +1,15 @@
 """Whether sums of 8-bit products of a file can exceed 16 bits: a proof from its weights.
 
 x86 processors without VNNI multiply u8 by s8 and add two of the products in 16 bits, which cuts off
-a sum above 32,767. The order in which a kernel takes the inputs of a channel is not known, so the
-two largest weights of each output channel count, each beside an input of 255.
+a sum above 32,767. The order in which a kernel takes the inputs is not known, so the two largest
+weights of a layer count, each beside an input of 255.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
 
 LOWEST, HIGHEST = np.iinfo(np.int16).min, np.iinfo(np.int16).max
 LARGEST_INPUT = 255
@@ -46,26 +46,14 @@ def _found(graph: GraphProto) -> Iterator[str]:
     for node in graph.node:
         given = node.input[:2] if node.op_type in _PRODUCTS else ()
         factors = [one for one in map(dequantizer, given) if one is not None]
-        weights = [(one, constants[one.input[0]]) for one in factors if one.input[0] in constants]
+        weights = [one.input[0] for one in factors if one.input[0] in constants]
         if len(factors) == 2 and not weights:
             yield node.output[0]  # the file holds the levels of neither
-        for one, levels in weights:
-            if _overflows(one, levels, constants.get(one.input[1])):
-                yield one.input[0]
+        for name in weights:
+            levels = np.sort(numpy_helper.to_array(constants[name]).astype(int), axis=None)
+            lowest, highest = np.minimum(levels[:2], 0).sum(), np.maximum(levels[-2:], 0).sum()
+            if LARGEST_INPUT * lowest < LOWEST or LARGEST_INPUT * highest > HIGHEST:
+                yield name
         graphs = (a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
         if node.op_type in _INTEGER or node.domain not in ("", "ai.onnx") or any(graphs):
             yield node.output[0]
-
-
-def _overflows(node: NodeProto, stored: TensorProto, scale: TensorProto | None) -> bool:
-    """Return whether two products of a channel of dequantised weights can exceed 16 bits."""
-    levels = numpy_helper.to_array(stored).astype(np.int64)
-    # an output channel is what has a scale of its own; under one scale all count as one
-    rows = levels.reshape(1, -1)
-    if scale is not None and len(scale.dims) == 1 and scale.dims[0] > 1:
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        rows = np.moveaxis(levels, axis, 0).reshape(scale.dims[0], -1)
-    ordered = np.sort(rows, axis=1)
-    lowest = np.minimum(ordered[:, :2], 0).sum(1).min() * LARGEST_INPUT
-    highest = np.maximum(ordered[:, -2:], 0).sum(1).max() * LARGEST_INPUT
-    return bool(lowest < LOWEST or highest > HIGHEST)

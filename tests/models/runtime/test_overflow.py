@@ -53,13 +53,13 @@ def convolution(level: int) -> bytes:
     [
         ([[64, 0], [64, 64], [0, 0], [0, 64]], False),
         ([[65, 0], [64, 0], [0, 0], [0, 0]], True),
-        ([[127, 127], [1, 1], [0, 0], [-127, -127]], False),  # each channel has one large weight
-        ([[127, 0], [2, 0], [0, 0], [0, 0]], True),
+        ([[127, 0], [1, 0], [0, 0], [-127, 0]], False),
+        ([[127, 0], [0, 2], [0, 0], [0, 0]], True),
         ([[-64, -64], [-64, 64], [0, 64], [0, -64]], False),
         ([[0, -64], [0, 0], [0, 0], [0, -65]], True),
     ],
 )
-def test_the_two_largest_weights_of_a_channel_count(table: list[list[int]], can: bool) -> None:
+def test_the_two_largest_weights_of_a_layer_count(table: list[list[int]], can: bool) -> None:
     content = product(f"{WEIGHTS} out = MatMul (a, w)", table)
     assert overflowing(content) == ("table" if can else "")
 
