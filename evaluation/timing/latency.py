@@ -51,11 +51,7 @@ AGAINST = Table(
 
 @dataclass(frozen=True)
 class Row:
-    """A step and what it is given, or a start.
-
-    Its ratio has a ``bar``, on a processor without VNNI ``without_vnni``; ``most_s`` of the clock
-    does in its place.
-    """
+    """A step, or a start; ``bar`` or ``without_vnni`` of the ratio, or ``most_s`` of the clock."""
 
     what: str
     step: str

@@ -123,8 +123,7 @@ def choose(
     half, overflow = artifact.half and hardware.fast_bf16(), cut_off(among[0], artifact.content())
     only = Way(among[0], count, half, overflow=overflow)
     if overflow:
-        why = only.wrong(artifact.precision)
-        _log.warning("%s on %s: the engine %s", artifact.name, only.engine, why)
+        _log.warning("%s on %s: it %s", artifact.name, only.engine, only.wrong(artifact.precision))
     return only
 
 

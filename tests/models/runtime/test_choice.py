@@ -173,7 +173,7 @@ def test_without_vnni_openvino_runs_what_cannot_overflow(
         assert choose(own, "openvino", cache=None).engine == "openvino"
         assert choose(own, "onnxruntime", cache=None).engine == "onnxruntime"
     (said,) = caplog.messages
-    assert said.startswith("screening-small-int8 on openvino: the engine may cut off sums")
+    assert said.startswith("screening-small-int8 on openvino: it may cut off sums")
     assert "some_weights" in said
 
 

@@ -94,6 +94,25 @@ def test_products_of_tokens_with_quantised_weights_are_convolutions() -> None:
     assert pointwise_products(exported("hybrid")) == exported("hybrid")
 
 
+@pytest.mark.parametrize(("axis", "operator"), [(1, "Conv"), (0, "MatMul")])
+def test_products_with_a_scale_for_each_input_stay(axis: int, operator: str) -> None:
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        small (float[n, 3, 2] x) => (float[n, 3, 2] y)
+        <float s = {{0.1}}, uint8 z = {{0}}, float[2] ws = {{1, 2}}, int8[2] wz = {{0, 0}},
+         int8[2, 2] w = {{1, 2, 3, 4}}> {{
+            xq = QuantizeLinear (x, s, z)
+            xd = DequantizeLinear (xq, s, z)
+            wd = DequantizeLinear <axis = {axis}> (w, ws, wz)
+            y = MatMul (xd, wd)
+        }}""")
+    new = pointwise_products(model.SerializeToString())
+    assert operator in [node.op_type for node in onnx.load_from_string(new).graph.node]
+    x = np.arange(12, dtype=np.float32).reshape(2, 3, 2) / 10
+    (found,), (wanted,) = answered(new, x=x), answered(model.SerializeToString(), x=x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 @pytest.mark.long
 def test_the_shipped_hybrid_answers_as_its_file() -> None:
     content = find("hybrid-fp32").content()
