@@ -79,7 +79,8 @@ class LiveModels:
         self._shadow: tuple[str, EdgeReader] | None = None
         self._seen: _Seen | None = None
         self._failures = Counter[str]()
-        self._looked_s, self._is_wanted, self._is_cold = float("-inf"), False, True
+        self._looked_s, self._is_wanted = float("-inf"), False
+        self._opened_s: float | None = None  # when the active model was, if it has read no box
 
     def open_active(self) -> Screening:
         """Open the active model; one that cannot be opened is replaced, and the trail says so.
@@ -97,7 +98,7 @@ class LiveModels:
 
     def attach(self, pipeline: Pipeline) -> None:
         """Take the pipeline around the active model."""
-        self._pipeline = self._around(pipeline, pipeline.reader)
+        self._pipeline, self._opened_s = self._around(pipeline, pipeline.reader), self._clock()
 
     @property
     def pipeline(self) -> Pipeline:
@@ -126,7 +127,7 @@ class LiveModels:
             persist(report, assessment, reader, box)
             self._note(report, assessment, box)
 
-        self._is_cold = False
+        self._opened_s = None
         provenance = replace(self.pipeline.provenance, amends=True)
         noting = replace(self.pipeline, persist_pending=persist_and_note, provenance=provenance)
         return read_and_report(noting, job)
@@ -168,10 +169,12 @@ class LiveModels:
             return True
 
     def _warm_up(self, waiting: bool) -> bool:
-        """Read an empty box, once for each active model, unless a study waits or arrives."""
-        if not self._is_cold or waiting or self._is_arriving():
+        """Read an empty box, a while after each active model is opened; a study comes first."""
+        if self._opened_s is None or self._clock() - self._opened_s < LOOK_S:
             return False
-        self._is_cold = False
+        if waiting or self._is_arriving():
+            return False
+        self._opened_s = None
         self.pipeline.reader.screen(Preprocessed(np.zeros(USUAL_BOX, np.uint8), Geometry()))
         return True
 
@@ -237,7 +240,7 @@ class LiveModels:
             store.replace_active(self._active, f"{type(error).__name__}: {error}")
             return
         self._active, self._shadow, self._seen = version, None, None
-        self._pipeline, self._is_cold = self._around(self.pipeline, reader), True
+        self._pipeline, self._opened_s = self._around(self.pipeline, reader), self._clock()
         log.info("model changed", model=self.pipeline.provenance.edge_model)
 
     def _around(self, pipeline: Pipeline, reader: EdgeReader) -> Pipeline:
