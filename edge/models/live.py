@@ -170,9 +170,8 @@ class LiveModels:
 
     def _warm_up(self, waiting: bool) -> bool:
         """Read an empty box, a while after each active model is opened; a study comes first."""
-        if self._opened_s is None or self._clock() - self._opened_s < LOOK_S:
-            return False
-        if waiting or self._is_arriving():
+        is_due = self._opened_s is not None and self._clock() - self._opened_s >= LOOK_S
+        if not is_due or waiting or self._is_arriving():
             return False
         self._opened_s = None
         self.pipeline.reader.screen(Preprocessed(np.zeros(USUAL_BOX, np.uint8), Geometry()))

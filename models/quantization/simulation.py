@@ -24,8 +24,7 @@ from models.training.warm_start import module_of
 LEVELS = {4: (-8, 7), 8: (-64, 64), 16: (-32768, 32767)}
 """The lowest and highest level of a weight by its bits; 16 stands for no rounding.
 
-Processors without VNNI add two products of u8 and s8 in 16 bits. With 64 as the highest level they
-add 2 x 255 x 64 = 32,640 at most, which 16 bits hold.
+Those of INT8 cannot overflow on any processor: see `models.runtime.overflow`.
 """
 
 INT4_OPSET, INT4_IR = 21, 10

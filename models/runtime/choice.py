@@ -3,8 +3,7 @@
 Every engine reads the same regions of a synthetic chest. The reference is onnxruntime without
 fusion: it computes quantised layers in float, so it is right on every processor. An engine is
 excluded whose answer differs by more than the precision allows, or that may cut off sums of 8-bit
-products of this file. What was measured is kept for the machine, the engines' versions and the
-artifact.
+products. What was measured is kept for the machine, the engines' versions and the artifact.
 
 A start measures each engine once; `overread-models probe` also measures other numbers of threads,
 each way in a process of its own, and keeps it in the same file.
@@ -181,11 +180,8 @@ def difference(answer: Outputs, truth: Outputs) -> float:
 
 
 def cut_off(engine: str, content: bytes) -> str:
-    """Return the weights whose products an engine may cut off here; empty if there are none.
-
-    Of the engines on a processor without VNNI, openvino has no exact kernels for a file that can
-    overflow.
-    """
+    """Return the weights whose products an engine may cut off here; empty if there are none."""
+    # onnxruntime has exact kernels for a file that can overflow
     risky = engine == "openvino" and hardware.adds_in_16_bits()
     return overflowing(content) if risky else ""
 

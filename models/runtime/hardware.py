@@ -55,8 +55,7 @@ def _cpu() -> tuple[str, set[str]]:
         return "", set()
     fields = {key.strip(): value for key, _, value in (line.partition(":") for line in lines)}
     flags = set(fields.get("flags", "").split())
-    left = LEFT.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper())
-    if left is not None:
+    if (left := LEFT.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper())) is not None:
         flags = {one for one in flags if one == left or not one.endswith(("vnni", "16", "int8"))}
     return fields.get("model name", "").strip(), flags
 

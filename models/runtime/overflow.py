@@ -1,8 +1,7 @@
 """Whether sums of 8-bit products of a file can exceed 16 bits: a proof from its weights.
 
-x86 processors without VNNI multiply u8 by s8 and add two of the products in 16 bits, which cuts off
-a sum above 32,767. The order in which a kernel takes the inputs is not known, so the two largest
-weights of a layer count, each beside an input of 255.
+x86 processors without VNNI add two products of u8 and s8 in 16 bits, which cuts off a sum above
+32,767. The order of the sums is not known, so the two largest weights of a layer count.
 """
 
 from collections.abc import Iterator
@@ -11,8 +10,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
 
-LOWEST, HIGHEST = np.iinfo(np.int16).min, np.iinfo(np.int16).max
-LARGEST_INPUT = 255
+LARGEST_INPUT, LARGEST_SUM = 255, 2**15 - 1
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INTEGER = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
@@ -51,8 +49,8 @@ def _found(graph: GraphProto) -> Iterator[str]:
             yield node.output[0]  # the file holds the levels of neither
         for name in weights:
             levels = np.sort(numpy_helper.to_array(constants[name]).astype(int), axis=None)
-            lowest, highest = np.minimum(levels[:2], 0).sum(), np.maximum(levels[-2:], 0).sum()
-            if LARGEST_INPUT * lowest < LOWEST or LARGEST_INPUT * highest > HIGHEST:
+            most = max(np.maximum(levels[-2:], 0).sum(), -np.minimum(levels[:2], 0).sum())
+            if LARGEST_INPUT * most > LARGEST_SUM:
                 yield name
         graphs = (a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
         if node.op_type in _INTEGER or node.domain not in ("", "ai.onnx") or any(graphs):

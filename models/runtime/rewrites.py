@@ -73,11 +73,9 @@ def pointwise_products(content: bytes) -> bytes:
     typed = onnx.shape_inference.infer_shapes(model).graph
     sides = {v.name: len(v.type.tensor_type.shape.dim) for v in (*typed.input, *typed.value_info)}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    known = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
     # those with one scale, or one for each output
-    made = {
-        n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear"
-        and all(a.i in (1, -1) for a in n.attribute if a.name == "axis")
-    }  # fmt: skip
+    made = {n.output[0]: n for n in known if all(a.i % 2 for a in n.attribute if a.name == "axis")}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         weights = made.get(node.input[1]) if node.op_type == "MatMul" else None

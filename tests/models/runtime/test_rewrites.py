@@ -94,7 +94,9 @@ def test_products_of_tokens_with_quantised_weights_are_convolutions() -> None:
     assert pointwise_products(exported("hybrid")) == exported("hybrid")
 
 
-@pytest.mark.parametrize(("axis", "operator"), [(1, "Conv"), (0, "MatMul")])
+@pytest.mark.parametrize(
+    ("axis", "operator"), [(1, "Conv"), (-1, "Conv"), (0, "MatMul"), (-2, "MatMul")]
+)
 def test_products_with_a_scale_for_each_input_stay(axis: int, operator: str) -> None:
     model = onnx.parser.parse_model(f"""
         <ir_version: 8, opset_import: ["" : 17]>
