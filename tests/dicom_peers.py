@@ -2,6 +2,7 @@
 
 import re
 import ssl
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,13 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import Verification
+from pynetdicom.transport import ThreadedAssociationServer
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from edge.dicom_out.scu import send_at_once
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 
@@ -106,14 +110,17 @@ class Pacs:
                 yield 0xFF00, event.identifier
 
         handlers = [(evt.EVT_C_STORE, store), (evt.EVT_C_FIND, find), (evt.EVT_ACCEPTED, opened)]
-        server = self.server = entity.start_server(
-            ("127.0.0.1", self.port), block=False, evt_handlers=handlers, ssl_context=tls
-        )
+        server = self.server = entity.make_server(
+            ("127.0.0.1", self.port), ssl_context=tls, server_class=ThreadedAssociationServer,
+            evt_handlers=[*handlers, (evt.EVT_CONN_OPEN, send_at_once)],
+        )  # fmt: skip
         self.port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield self
         finally:
-            server.shutdown()
+            socketserver.TCPServer.shutdown(server)
+            server.server_close()
 
 
 @dataclass

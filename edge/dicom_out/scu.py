@@ -11,7 +11,7 @@ from typing import Any
 import pydicom
 import structlog
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -28,6 +28,11 @@ _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 """Study Root Query/Retrieve Information Model - FIND."""
 
 log = structlog.get_logger()
+
+
+def send_at_once(event: evt.Event) -> None:
+    """Keep no second part of a message back until the first is acknowledged, 40 ms later."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _NothingAccepted(Exception):
@@ -122,8 +127,9 @@ class DicomNode(Target):
         tls_args = None if tls is None else (tls, host)
         try:
             association = entity.associate(
-                host, port, contexts=contexts, ae_title=target.called_ae, tls_args=tls_args
-            )
+                host, port, contexts=contexts, ae_title=target.called_ae, tls_args=tls_args,
+                evt_handlers=[(evt.EVT_CONN_OPEN, send_at_once)],
+            )  # fmt: skip
         except (OSError, UnicodeError) as error:
             raise Unreachable(f"{target.address} cannot be looked up: {error}") from error
         if not association.is_established:
