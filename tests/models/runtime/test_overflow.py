@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from models.runtime import hardware
+from models.runtime.artifacts import every
 from models.runtime.engines import start
 from models.runtime.overflow import overflowing
 
@@ -114,3 +115,13 @@ for level in (127, 64):
 def test_onnxruntime_is_exact_for_every_file(level: int) -> None:
     found, exact = sums(level, "onnxruntime")
     assert found == pytest.approx(exact, abs=65536 / 2)
+
+
+def test_no_network_that_ships_can_overflow() -> None:
+    found = {
+        name: overflowing(artifact.content())
+        for name, artifact in every().items()
+        if artifact.precision in ("int8", "int4")
+    }
+    assert found == dict.fromkeys(found, "")
+    assert len(found) == 4
