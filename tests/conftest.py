@@ -1,15 +1,22 @@
 """Fixtures that every test may use."""
 
+import fcntl
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import structlog
 
+from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+Draw = Callable[[PhantomSpec], Phantom]
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +25,25 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the real CT data in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Draw:
+    """Draws a phantom once in all processes of a run of the tests, as it takes seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def draw(spec: PhantomSpec) -> Phantom:
+        with open(folder / sha256(repr(spec).encode()).hexdigest(), "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not file.tell():
+                pickle.dump(make_phantom(spec), file)
+            file.seek(0)
+            phantom: Phantom = pickle.load(file)
+            return phantom
+
+    return draw
 
 
 @pytest.fixture

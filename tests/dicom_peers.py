@@ -1,8 +1,8 @@
 """Places to which objects are sent: a Storage SCP, a STOW-RS service, and small DICOM files."""
 
 import re
-import ssl
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -18,8 +18,9 @@ import pydicom
 import pytest
 
 from imaging.dicom.writer import write_series
-from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.phantom.phantom import PhantomSpec
 from imaging.volume import Nodule, Triple
+from tests.conftest import Draw
 
 DEADLINE_S = 600.0
 LIMIT_S = 900.0
@@ -114,9 +115,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture(scope="session")
-def chest(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def chest(drawn: Draw, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A phantom of 70 slices of 3 mm with two nodules, as a DICOM series."""
-    phantom = make_phantom(SPEC)
+    phantom = drawn(SPEC)
     folder = tmp_path_factory.mktemp("studies") / "chest"
     write_series(phantom.volume, folder, seed=SPEC.seed)
     return Study(folder, phantom.nodules)

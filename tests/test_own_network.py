@@ -26,8 +26,9 @@ from models.runtime.contract import OUTPUTS
 from models.runtime.errors import DamagedArtifact, ModelError, UnfitArtifact
 from models.runtime.screener import open_screener
 from models.runtime.second_reader import open_second_reader
+from tests.conftest import Draw
 from tests.models.runtime.conftest import bright_hybrid
-from tests.overread.test_api import SPEC, make_phantom
+from tests.overread.test_api import SPEC
 from tests.test_end_to_end import Home, wait_for
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "own-network.md").read_text()
@@ -65,9 +66,9 @@ def own_folder(root: Path, model: ModelProto, edit: Callable[[str], str] = str) 
 
 
 @pytest.fixture(scope="module")
-def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ct(drawn: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "ct"
-    write_series(make_phantom(SPEC).volume, folder, seed=SPEC.seed)
+    write_series(drawn(SPEC).volume, folder, seed=SPEC.seed)
     return folder
 
 

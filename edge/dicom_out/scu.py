@@ -32,7 +32,8 @@ log = structlog.get_logger()
 
 def send_at_once(event: evt.Event) -> None:
     """Keep no second part of a message back until the first is acknowledged, 40 ms later."""
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if (opened := event.assoc.dul.socket) and opened.socket:
+        opened.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _NothingAccepted(Exception):

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from imaging.dicom.writer import write_series
-from tests.overread.test_api import SPEC, make_phantom
+from tests.conftest import Draw
+from tests.overread.test_api import SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "install.md").read_text()
@@ -149,9 +150,11 @@ DOCTOR = "cd /tmp\nrunuser"
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-def test_install_upgrade_twice_back_restore_uninstall(machine: Machine, tmp_path: Path) -> None:
+def test_install_upgrade_twice_back_restore_uninstall(
+    machine: Machine, drawn: Draw, tmp_path: Path
+) -> None:
     study = tmp_path / "study"
-    write_series(make_phantom(SPEC).volume, study, seed=SPEC.seed)
+    write_series(drawn(SPEC).volume, study, seed=SPEC.seed)
     tags = ["v0.1.0", "v0.2.0", "v0.3.0"]
     own = {"https://git.example.org/overread.git": str(machine.root / "repository")}
     # install

@@ -13,10 +13,11 @@ from edge.findings import Finding, crowds
 from edge.guarantee import Guarantee, Terms
 from edge.limitations import age_in_years, limitations_of
 from edge.pipeline import Pipeline
-from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.phantom.phantom import PhantomSpec
 from imaging.preprocess import ChestMeasures, preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, HuArray, Limitation, LimitationKind, Study, StudyHeader, Volume
+from tests.conftest import Draw
 from tests.edge.builders import TERMS, box, pipeline_of, report_of, study_at
 from tests.edge.report.reports import FINDING
 from tests.imaging.small_ct import SmallCt
@@ -27,8 +28,8 @@ SPEC = PhantomSpec(seed=2, spacing_mm=(2.5, 1.5, 1.5), nodule_count=0)
 
 
 @pytest.fixture(scope="module")
-def chest() -> Volume:
-    return make_phantom(SPEC).volume
+def chest(drawn: Draw) -> Volume:
+    return drawn(SPEC).volume
 
 
 def study_of(chest: Volume, hu: HuArray) -> Study:

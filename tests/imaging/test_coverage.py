@@ -9,19 +9,20 @@ from edge.limitations import MAX_OPAQUE_SHARE
 from imaging.coverage import Coverage, coverage_of
 from imaging.lung_tissue import opaque_share
 from imaging.lungs import find_lungs
-from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.phantom.phantom import PhantomSpec
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import HuArray
+from tests.conftest import Draw
 from tests.imaging.volumes import with_patches
 
 SPACING_MM = (2.5, 1.5, 1.5)
 
 
 @pytest.fixture(scope="module")
-def chest() -> HuArray:
+def chest(drawn: Draw) -> HuArray:
     """A whole chest of 300 mm; its lungs end 20 mm and more from the ends."""
-    return make_phantom(PhantomSpec(seed=2, spacing_mm=SPACING_MM, nodule_count=0)).volume.hu
+    return drawn(PhantomSpec(seed=2, spacing_mm=SPACING_MM, nodule_count=0)).volume.hu
 
 
 def coverage(hu: HuArray) -> Coverage:
@@ -97,9 +98,9 @@ def test_where_real_scans_are_cut_is_told(shared_data: Path, scan: str, cuts: li
 
 
 @pytest.fixture(scope="module")
-def nodular_chest() -> HuArray:
+def nodular_chest(drawn: Draw) -> HuArray:
     """A chest with nodules of up to 30 mm, which are not diffuse disease."""
-    return make_phantom(PhantomSpec(seed=2, spacing_mm=SPACING_MM, nodule_count=8)).volume.hu
+    return drawn(PhantomSpec(seed=2, spacing_mm=SPACING_MM, nodule_count=8)).volume.hu
 
 
 def share(hu: HuArray) -> float:

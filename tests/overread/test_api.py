@@ -17,10 +17,11 @@ import overread
 from edge.errors import EdgeError, UnfitFolder
 from imaging.dicom.writer import write_series
 from imaging.errors import SeriesNotFound
-from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
+from imaging.phantom.phantom import Phantom, PhantomSpec
 from imaging.volume import Nodule
 from models.runtime.artifacts import WEIGHTS
 from models.runtime.errors import ModelError
+from tests.conftest import Draw
 from tests.imaging.small_ct import SmallCt
 from tests.overread.test_report import image_of
 
@@ -32,8 +33,8 @@ SPEC = PhantomSpec(
 
 
 @pytest.fixture(scope="module")
-def phantom() -> Phantom:
-    return make_phantom(SPEC)
+def phantom(drawn: Draw) -> Phantom:
+    return drawn(SPEC)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
 from edge.report.pictures import draw_pictures
 from imaging.dicom.writer import write_series
-from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
+from imaging.phantom.phantom import Phantom, PhantomSpec
 from imaging.preprocess import Preprocessed
 from imaging.volume import FloatArray, Geometry, Grid, StudyHeader, Volume
 from overread.report import in_volume
+from tests.conftest import Draw
 from tests.edge.report.reports import FINDING, REPORT
 
 SPEC = PhantomSpec(
@@ -48,9 +49,9 @@ def image_of(volume: Volume, axes: tuple[int, int, int] = (0, 1, 2)) -> SimpleIT
 
 
 @pytest.fixture(scope="module")
-def phantom() -> Phantom:
+def phantom(drawn: Draw) -> Phantom:
     """An oblique volume with voxels of three different sides."""
-    made = make_phantom(SPEC)
+    made = drawn(SPEC)
     old = made.volume.geometry
     geometry = Geometry(old.spacing_mm, (5.0, -7.0, 30.0), turned(7))
     nodules = tuple(

@@ -23,8 +23,9 @@ from edge.trail.records import TrailRecord, records_after
 from imaging.dicom.arrival import arrived
 from imaging.dicom.writer import write_series
 from imaging.errors import NotCt
-from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.phantom.phantom import PhantomSpec
 from imaging.volume import Study
+from tests.conftest import Draw
 from tests.edge.builders import pending_pipeline, study_at
 from tests.edge.dicom_in.senders import ANYWHERE, DICOM, IMAGES, Port, changed, names, settings_in
 from tests.edge.running_agent import running, wait_until
@@ -73,9 +74,9 @@ def versions(root: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def phantom(drawn: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "phantom"
-    write_series(make_phantom(SPEC).volume, folder, seed=SPEC.seed)
+    write_series(drawn(SPEC).volume, folder, seed=SPEC.seed)
     return folder
 
 

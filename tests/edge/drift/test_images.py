@@ -8,7 +8,8 @@ import pytest
 import overread
 from edge.drift.compare import BASELINE, LAST_IMAGES, Level, compare
 from edge.drift.observe import Observation, observe
-from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.phantom.phantom import PhantomSpec
+from tests.conftest import Draw
 
 
 def studies(
@@ -93,9 +94,9 @@ def test_what_is_not_measured_is_not_compared() -> None:
     assert levels(first, blind)["air"] is Level.STEADY
 
 
-def test_a_wrong_hu_scale_of_the_phantom_is_an_alarm_of_the_air() -> None:
+def test_a_wrong_hu_scale_of_the_phantom_is_an_alarm_of_the_air(drawn: Draw) -> None:
     """From its voxels over the report to the level."""
-    volume = make_phantom(
+    volume = drawn(
         PhantomSpec(seed=4, spacing_mm=(2.5, 1.5, 1.5), size_mm=(280.0, 320.0, 320.0))
     ).volume
     seen = []

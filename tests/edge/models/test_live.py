@@ -17,9 +17,10 @@ from edge.models.live import LOOK_S
 from edge.models.part import ModelsPart
 from edge.models.store import SHIPPED, Choice, models_state, promote, roll_back
 from imaging.dicom.writer import write_series
-from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.phantom.phantom import PhantomSpec
 from models.runtime.errors import ModelFailed
 from models.runtime.screener import Screener
+from tests.conftest import Draw
 from tests.edge.builders import HandClock, changed
 from tests.edge.models.signed import SMALL, Edge, Signed, edge, offering
 from tests.edge.running_agent import agent_of, running, wait_until
@@ -30,9 +31,9 @@ READ = {"deadline_s": 120.0, "reserve_s": 1.0, "poll_s": 0.05}
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(drawn: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The phantom as a DICOM folder."""
-    phantom = make_phantom(SPEC)
+    phantom = drawn(SPEC)
     folder = tmp_path_factory.mktemp("phantom") / "chest"
     write_series(phantom.volume, folder, seed=SPEC.seed)
     return folder

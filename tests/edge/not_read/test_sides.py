@@ -15,10 +15,11 @@ from edge.guarantee import guarantee_of
 from edge.limitations import limitations_of
 from imaging.lungs import CELL_MM, Lungs, spine_of
 from imaging.morphology import closed, erode
-from imaging.phantom.phantom import PhantomSpec, make_phantom, phantom_header
+from imaging.phantom.phantom import PhantomSpec, phantom_header
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, HuArray, Study, triple
+from tests.conftest import Draw
 from tests.edge.recipes import shipped
 
 pytestmark = pytest.mark.long
@@ -78,9 +79,9 @@ class Chest:
 
 
 @pytest.fixture(scope="module", params=[*SCANS, "phantom"])
-def chest(request: pytest.FixtureRequest) -> Chest:
+def chest(drawn: Draw, request: pytest.FixtureRequest) -> Chest:
     if request.param == "phantom":
-        volume = make_phantom(PHANTOM).volume
+        volume = drawn(PHANTOM).volume
         study = Study(volume, Path("phantom"), phantom_header(PHANTOM))
     else:
         study = read_study(request.getfixturevalue("shared_data") / request.param)
