@@ -36,6 +36,7 @@ STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw",
 ORDER = ["receive", "inbox", "wait", *STAGES, "make objects", "deliver"]
 
 
+@pytest.mark.long
 # pynetdicom drops the socket of a connection that failed without closing it
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_every_span_of_a_study_is_in_one_trace_also_after_a_kill(

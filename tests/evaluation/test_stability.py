@@ -335,6 +335,7 @@ def test_what_tells_nothing_has_no_row() -> None:
     assert list(summaries(found([None, None]))) == []
 
 
+@pytest.mark.long
 def test_the_shipped_readers_are_measured_on_a_real_scan(shared_data: Path) -> None:
     lidc = shared_data / "lidc"
     line = ["--scans", str(lidc / "lidc_0005"), "--marks", str(lidc / "marks.csv")]

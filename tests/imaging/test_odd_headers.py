@@ -71,6 +71,7 @@ def require_answers(folder: Path) -> None:
             assert len(str(refused)) <= LONGEST
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("odd", [0, 1])
 def test_an_odd_value_is_read_or_named(tmp_path: Path, odd: int) -> None:
     """In one image of a series, or in each."""

@@ -163,6 +163,7 @@ def test_a_delivery_of_nothing_is_not_recorded_as_one(tmp_path: Path, pacs: Pacs
     assert Event.DELIVERED not in {one.event for one in trail}
 
 
+@pytest.mark.long
 def test_of_many_that_write_none_is_turned_away_and_nothing_is_sent_twice(tmp_path: Path) -> None:
     """22 targets, and a while in which another process holds the database."""
     pacs = [Pacs() for _ in range(22)]

@@ -295,6 +295,7 @@ def fetch_until(site: Edge, crash: tuple[ModelStep, bool]) -> None:
     fetch(site.site, user="a", on_step=on_step)
 
 
+@pytest.mark.long
 def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, site: Edge) -> None:
     """Never is there half a file under its name, nor a record too many or too few."""
     for step, durable in product(ModelStep, (False, True)):

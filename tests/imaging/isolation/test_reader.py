@@ -284,6 +284,7 @@ def test_more_time_than_allowed_is_told(long_study: Path) -> None:
         reader.read(long_study)
 
 
+@pytest.mark.long
 def test_the_time_limit_does_not_blame_a_study_that_waited_for_the_disk(long_study: Path) -> None:
     """A child that is stopped uses no processor time, as one that waits for a dead share."""
     with (

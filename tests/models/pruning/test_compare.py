@@ -40,6 +40,7 @@ def finished(
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 32), (1, 1, 1)))
