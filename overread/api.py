@@ -217,7 +217,7 @@ def screen(
     Arguments and errors are those of `Screener` and `Screener.screen`.
 
     >>> [f"{one.probability:.2f}" for one in overread.screen("ct/").findings]
-    ['0...', ...]
+    ['1.00', ...]
     """
     options: dict[str, Any] = {"series": series, "out": out, "overwrite": overwrite}
     with Screener(cloud=cloud, deadline_s=deadline_s, model=model) as screener:
