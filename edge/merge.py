@@ -17,7 +17,7 @@ from edge.escalation.rois import EscalationResult, text_of
 from edge.findings import BoolArray, DecidedBy, Decision, Finding, Outline, Route, SecondReading
 from imaging.roi import roi_start
 from imaging.volume import Geometry
-from models.runtime.detection import MASS_MM
+from models.runtime.detection import MASS_MM, sigmoid
 from protos.messages import Verdict
 
 NOT_MEASURED = "the edge alone gives no type and no outline"
@@ -74,7 +74,7 @@ class MergeWeights:
         if diameter_mm > MASS_MM:
             return edge_score
         cloud = min(max(_logit(cloud_probability), self.least), self.most)
-        return _sigmoid(self.bias + self.edge * _logit(edge_score) + self.cloud * cloud)
+        return float(sigmoid(self.bias + self.edge * _logit(edge_score) + self.cloud * cloud))
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,3 @@ def _why_missing(index: int, plan: Plan, answers: EscalationResult) -> str:
 def _logit(p: float) -> float:
     p = min(max(p, EPSILON), 1 - EPSILON)
     return math.log(p / (1 - p))
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

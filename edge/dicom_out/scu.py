@@ -24,8 +24,7 @@ from process.text import printable_line
 
 NOT_ACCEPTED = Refusal("the target does not accept objects of its class", of_class=True)
 
-_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
-"""Study Root Query/Retrieve Information Model - FIND."""
+_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # Study Root Query/Retrieve Information Model - FIND
 
 log = structlog.get_logger()
 

@@ -43,8 +43,7 @@ from imaging.volume import Geometry
 from models.runtime.errors import EngineUnavailable, ModelError
 from models.runtime.screener import open_screener
 
-USUAL_BOX = (288, 224, 272)
-"""The first box of a network takes longer: it is an empty one, ``(z, y, x)`` in mm."""
+USUAL_BOX = (288, 224, 272)  # (z, y, x) in mm; the first, which takes longer, is an empty one
 LOOK_S = 1.0
 """The choice in the database is read at most once in this time."""
 MOST_FAILURES = 3

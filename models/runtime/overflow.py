@@ -11,7 +11,6 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
 
 LARGEST_INPUT, LARGEST_SUM = 255, 2**15 - 1
-
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INTEGER = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
 _MOVES = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
