@@ -180,17 +180,22 @@ def test_what_is_sent_again_unchanged_makes_no_study(
 
 
 @pytest.mark.parametrize("sent", [by_dicom, by_stow])
-def test_the_end_of_its_sender_completes_a_series_where_the_setting_says_so(
+def test_the_end_of_its_sender_completes_a_study_where_the_setting_says_so(
     tmp_path: Path, sent: Callable[[list[Port], list[Dataset]], None]
 ) -> None:
-    """A poll would find it in an hour."""
+    """Of two series, by STOW-RS in one request; a poll would find it in an hour."""
     on = {"receive__stow__address": ANYWHERE, "receive__complete_at_end": True}
-    images = SmallCt(count=12).images()
+    thin, thick = SmallCt(count=12).images(), SmallCt(5, 5.0, series="2").images()
+    images = [*thin[:7], *thick, *thin[7:]]
     for image in images:
         image.preamble = bytes(128)
     with agent(receiving_in(tmp_path, quiet_s=3600, poll_s=3600, **on), list_images) as ports:
         sent(ports, images)
         wait_until(lambda: versions(tmp_path) == [1])
+    assert versions(tmp_path) == [1]
+    (report,) = reports_of(tmp_path)
+    files = (tmp_path / "state_dir").rglob(f"{report['study_key']}/**/*.dcm")
+    assert sorted(path.name for path in files) == names(images)
 
 
 def refuse_all(job: Job, persist: PersistPending) -> StudyResult:

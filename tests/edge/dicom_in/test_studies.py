@@ -23,7 +23,7 @@ from edge.store.pending import PersistPending
 from imaging.read import read_study
 from tests.dicom_peers import Pacs
 from tests.edge.builders import HandClock, pending_pipeline
-from tests.edge.dicom_in.senders import ANYWHERE, DICOM, Port, body, changed, file_of, items, post
+from tests.edge.dicom_in.senders import ANYWHERE, DICOM, Port, body, changed, file_of, post
 from tests.edge.dicom_in.test_agent_receives import receiving_in, reports_of
 from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.dicom_out.studies import require_valid
@@ -186,15 +186,6 @@ def test_a_localizer_that_comes_first_is_ignored_and_joins_its_study(tmp_path: P
         assert not (here.out / "dicom" / "v1").exists()
 
 
-def test_the_end_of_its_sender_completes_a_study(tmp_path: Path) -> None:
-    """The clock stands still: only the mark says so."""
-    with place(tmp_path, receive__complete_at_end=True) as here:
-        here.send([*SCOUT, *THIN[:20], *THICK, *THIN[20:]])
-        wait_until(lambda: len(reports_of(tmp_path)) == 1)
-    (report,) = reports_of(tmp_path)
-    assert_read(report, ["scout", "thick"])
-
-
 def test_two_studies_in_one_association_and_a_series_sent_twice(tmp_path: Path) -> None:
     others = [
         changed(one, PatientID="P2", SOPInstanceUID=f"{one.SOPInstanceUID}.2")
@@ -264,11 +255,3 @@ def test_a_series_that_comes_while_its_study_is_read_joins_it(tmp_path: Path) ->
         wait_until(lambda: bool(here.rest()) and here.rest()[0]["version"] == 2)
         (report,) = here.rest()
     assert_read(report, ["thick"])
-
-
-def test_several_series_in_one_request_are_one_study(tmp_path: Path) -> None:
-    with place(tmp_path) as here:
-        answer = post(here.ports[1], body(*map(file_of, [*SCOUT, *THIN, *CORONAL])))
-        assert len(items(answer, "00081199")) == len(SCOUT) + len(THIN) + len(CORONAL)
-        (report,) = here.rest()
-    assert_read(report, ["scout", "coronal"])
