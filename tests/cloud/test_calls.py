@@ -112,3 +112,7 @@ def test_reflection_answers_in_both_versions(cloud: RunningCloud) -> None:
     assert answers[0] == answers[1]
     names = [one.name for one in answers[0].list_services_response.service]
     assert pb.DESCRIPTOR.services_by_name["Overread"].full_name in names
+    symbol = reflection_pb2.ServerReflectionRequest(file_containing_symbol="overread.v1.Roi")
+    with called(cloud, REFLECTION, [symbol.SerializeToString()], timeout=60) as call:
+        found = reflection_pb2.ServerReflectionResponse.FromString(next(call))
+    assert pb.DESCRIPTOR.serialized_pb in found.file_descriptor_response.file_descriptor_proto

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -79,10 +78,6 @@ def test_help_has_a_short_option(arguments: tuple[str, ...]) -> None:
     status, out, _ = command(*arguments)
     assert status == 0
     assert "Usage" in out
-
-
-def test_version_is_that_of_the_package() -> None:
-    assert command("--version") == (0, f"overread-cloud {version('overread')}\n", "")
 
 
 @pytest.mark.parametrize("option", ["--tls-cert", "--tls-key"])

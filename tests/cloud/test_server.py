@@ -14,9 +14,6 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
-)
 
 from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
@@ -58,13 +55,6 @@ def listens(cloud: RunningCloud) -> bool:
     host, _, port = cloud.address.rpartition(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) == 0
-
-
-def test_reflection_names_the_service() -> None:
-    with run_cloud() as cloud, grpc.insecure_channel(cloud.address) as channel:
-        database = ProtoReflectionDescriptorDatabase(channel)
-        assert "overread.v1.Overread" in database.get_services()
-        assert database.FindFileContainingSymbol("overread.v1.Roi").name == "protos/overread.proto"
 
 
 def test_drain_finishes_open_studies_and_sends_callers_elsewhere() -> None:

@@ -17,26 +17,19 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        *(
-            (f'{name} = "{bad}"', f"{name}: invalid address, expected HOST:PORT, got '{bad}'")
-            for name, bad in [
-                ("address", "nonsense"),
-                ("address", ":"),
-                ("address", "localhost:99999"),
-                ("inference_address", "unix:1"),
-            ]
+        (
+            'inference_address = "unix:1"',
+            "inference_address: invalid address, expected HOST:PORT, got 'unix:1'",
         ),
         ("max_batch = 0", "max_batch: Input should be greater than or equal to 1, got 0"),
         ("max_connection_age_s = 3e6", "max_connection_age_s: .* equal to 2000000, got 3000000.0"),
         ("grace_s = inf", "grace_s: Input should be a finite number, got inf"),
-        ('threads = "many"', "threads: Input should be a valid integer.*, got 'many'"),
         ("site_weights = { north = 0 }", "site_weights.north: .* greater than 0, got 0"),
         ("site_weights = { north = inf }", "site_weights.north: .* finite number, got inf"),
         ("stage_engines = 3", "stage_engines: expected a list with the name of each .*, got 3"),
         ('stages = 2\nstage_engines = ["openvino"]', "stage_engines names 1 engines"),
         ('tls.cert = "a.pem"', "tls: cert and key must be set together"),
         ('tls.ca = "a.pem"', "tls: ca requires cert and key"),
-        ("tls = true", "tls: expected a table"),
     ],
 )
 def test_an_invalid_setting_is_named(tmp_path: Path, text: str, word: str) -> None:

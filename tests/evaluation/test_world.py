@@ -159,14 +159,6 @@ def test_a_cloud_that_ends_by_itself_is_an_error() -> None:
         pass
 
 
-def test_a_cloud_that_cannot_start_says_why() -> None:
-    with (
-        pytest.raises(ServiceFailed, match=r"exit status 1 before its time\n(.|\n)*no-such-model"),
-        running_cloud(model="no-such-model"),
-    ):
-        pass
-
-
 def test_settings_are_written_as_toml(tmp_path: Path) -> None:
     settings = {
         "cloud__address": "off", "poll_s": 0.5, "rules": ["a", "b"], "quiet": True, "none": [],

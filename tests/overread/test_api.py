@@ -287,17 +287,8 @@ def test_what_cannot_be_a_ct_is_refused_with_what_is_expected(
     ("array", "spacing_mm"),
     [
         (np.full((200, 64, 64), np.nan, np.float32), (1.0, 1.0, 1.0)),
-        (_array(shape=(8, 64, 64)), (1.0, 1.0, 1.0)),
-        (_array(shape=(200, 64, 64)), (40.0, 1.0, 1.0)),
         (_array(shape=(200, 64, 64)), (1.0, 1.0, 1.0)),
-        (np.random.default_rng(0).random((200, 64, 64)), (1.0, 1.0, 1.0)),
         (np.linspace(-1e6, 1e6, 64**3).reshape(64, 64, 64), (4.0, 4.0, 4.0)),
-        (
-            np.pad(
-                np.full((60, 70, 90), 40.0), ((0, 0), (29, 29), (19, 19)), constant_values=-1000
-            ),
-            (2.5, 2.0, 2.0),
-        ),
     ],
 )
 def test_a_volume_that_is_no_chest_is_refused_as_a_file_would_be(

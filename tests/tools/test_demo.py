@@ -33,15 +33,6 @@ CLOUD = """
     time.sleep(600)
 """
 
-TAKEN = """
-    import socket, sys
-    from cloud.__main__ import main
-    held = socket.create_server(("127.0.0.1", 0))
-    sys.argv[sys.argv.index("127.0.0.1:0")] = f"127.0.0.1:{held.getsockname()[1]}"
-    sys.argv.insert(1, "serve")
-    main()
-"""
-
 IDLE_EDGE = """
     import os, sys, time
     print("pid", os.getpid(), file=sys.stderr, flush=True)
@@ -129,14 +120,13 @@ def test_study_that_cannot_be_read_is_refused_with_a_reason(
 @pytest.mark.parametrize(
     ("cloud", "edge", "message"),
     [
-        (TAKEN, EDGE, r"cloud ended(.|\n)*What to do: the port is taken"),
         (CLOUD.replace("time.sleep(600)", "sys.exit(4)"), EDGE,
          "cloud ended with exit status 4 before its time"),
         (CLOUD, _python("import sys; sys.exit('DamagedArtifact: screening-int8')"),
          r"edge could not(.|\n)*Damaged(.|\n)*git checkout"),
         (CLOUD, _python("import os; os.abort()"), "edge ended with signal 6"),
     ],
-    ids=["port taken", "cloud ends", "edge fails", "edge dies"],
+    ids=["cloud ends", "edge fails", "edge dies"],
 )  # fmt: skip
 def test_a_program_that_ends_too_early_takes_the_other_with_it(
     out: Path, slice_of_nothing: Path, cloud: str, edge: tuple[str, ...], message: str

@@ -123,14 +123,22 @@ READABLE: dict[str, Callable[[], list[Dataset]]] = {
 }
 
 
-def first_and(root: Path, reader: Reader, part: Callable[[], list[Dataset]]) -> dict[str, Any]:
-    """Have a study read, then a later part of it; return the first report."""
+def first_before(
+    root: Path, reader: Reader, part: Callable[[], list[Dataset]] = UNREADABLE["stray"]
+) -> dict[str, Any]:
+    """Have a study read, and send a later part of it; return the first report."""
     send(root, "a", NUMBERED.images())
     work_off(root, reader)
     first = report_in(root)
     assert first["version"] == 1
     assert first["findings"]
     send(root, "b", part())
+    return first
+
+
+def first_and(root: Path, reader: Reader, part: Callable[[], list[Dataset]]) -> dict[str, Any]:
+    """Have a study read, then a later part of it; return the first report."""
+    first = first_before(root, reader, part)
     settle(root, reader)
     return first
 
@@ -272,9 +280,7 @@ def test_what_is_pending_for_the_report_amends_it_still(tmp_path: Path, stays: b
 
 def test_a_report_is_not_amended_while_its_study_is_read_again(tmp_path: Path) -> None:
     reader = Reader(SilentCloud([2]))
-    send(tmp_path, "a", NUMBERED.images())
-    work_off(tmp_path, reader)
-    send(tmp_path, "b", UNREADABLE["stray"]())
+    first_before(tmp_path, reader)
     with pytest.raises(Killed):
         work_off(tmp_path, reader, once_at(Step.READING, True))
     with a_version_for_each_verdict(), open_store(database(tmp_path)) as store:
@@ -286,10 +292,7 @@ def test_a_report_is_not_amended_while_its_study_is_read_again(tmp_path: Path) -
 @pytest.mark.parametrize("step", [Step.DONE, Step.READING, Step.QUARANTINING, Step.REPORTED])
 def test_killed_at_any_step_the_report_stands(tmp_path: Path, step: Step, durable: bool) -> None:
     reader = Reader()
-    send(tmp_path, "a", NUMBERED.images())
-    work_off(tmp_path, reader)
-    first = report_in(tmp_path)
-    send(tmp_path, "b", UNREADABLE["stray"]())
+    first = first_before(tmp_path, reader)
     with pytest.raises(Killed):
         work_off(tmp_path, reader, once_at(step, durable))
     settle(tmp_path, reader)
@@ -305,10 +308,7 @@ def test_killed_between_two_steps_the_report_stands(
     tmp_path: Path, module: Any, name: str, is_done: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, act = Reader(), getattr(module, name)
-    send(tmp_path, "a", NUMBERED.images())
-    work_off(tmp_path, reader)
-    first = report_in(tmp_path)
-    send(tmp_path, "b", UNREADABLE["stray"]())
+    first = first_before(tmp_path, reader)
 
     def fragile(*given: Any) -> Any:
         if is_done:
@@ -325,10 +325,7 @@ def test_killed_between_two_steps_the_report_stands(
 
 def test_a_lost_database_in_between_costs_nothing(tmp_path: Path) -> None:
     reader = Reader()
-    send(tmp_path, "a", NUMBERED.images())
-    work_off(tmp_path, reader)
-    first = report_in(tmp_path)
-    send(tmp_path, "b", UNREADABLE["stray"]())
+    first = first_before(tmp_path, reader)
     with pytest.raises(Killed):
         work_off(tmp_path, reader, once_at(Step.QUARANTINING, True))
     for file in database(tmp_path).parent.glob(f"{database(tmp_path).name}*"):

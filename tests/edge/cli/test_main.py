@@ -1,11 +1,9 @@
-import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -37,13 +35,6 @@ def test_run_names_an_unusable_folder(tmp_path: Path, taken: str) -> None:
     assert str(tmp_path / taken) in agent_error(tmp_path)
 
 
-def test_run_names_a_taken_metrics_port(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        line = agent_error(tmp_path, f'metrics_address = "127.0.0.1:{port}"')
-    assert line == (f"CannotListen: metrics_address = 127.0.0.1:{port}: Address already in use")
-
-
 def test_run_names_a_database_that_cannot_be_opened_and_does_not_set_it_aside(
     tmp_path: Path,
 ) -> None:
@@ -64,10 +55,6 @@ def test_a_database_that_another_process_holds_is_one_to_try_again(tmp_path: Pat
         result = command(tmp_path, "models", "rollback", status=1)
     assert "in use" in result.stderr, result.stderr
     assert "try again" in result.stderr
-
-
-def test_version_is_that_of_the_package() -> None:
-    assert CliRunner().invoke(app, ["--version"]).stdout == f"overread-edge {version('overread')}\n"
 
 
 UNNEEDED = ("pynetdicom", "highdicom", "starlette", "onnxruntime", "cryptography")

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,6 @@ from structlog.testing import capture_logs
 
 from edge.store.steps import Step
 from tests.edge.status.site import PAGES, SEEN, Site, Visit, visiting
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
-
-
-@pytest.fixture
-def visit(site: Site) -> Iterator[Visit]:
-    """The pages with a password."""
-    with visiting(site.app(site.authenticator())) as visit:
-        yield visit
 
 
 def test_a_form_needs_its_token_and_its_own_page(site: Site, visit: Visit) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,18 +29,6 @@ from tests.edge.status.site import (
     logins,
     visiting,
 )
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
-
-
-@pytest.fixture
-def visit(site: Site, clock: HandClock) -> Iterator[Visit]:
-    """The pages with a password; their clock moves by hand."""
-    with visiting(site.app(site.authenticator(clock=clock))) as visit:
-        yield visit
 
 
 def test_a_file_holds_the_password_or_its_hash(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,11 +32,6 @@ from tests.edge.running_agent import sql
 from tests.edge.status.site import CT, LINK, REJECTED, SEEN, Site, Visit, visiting
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>{{ 7907 * 7919 }}'
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Behind a proxy: cookies, paths, links and the users that it names."""
 
 import re
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -23,11 +22,6 @@ from tests.edge.status.site import (
 )
 
 BY_TLS, BELOW = {"x-forwarded-proto": "https"}, {"x-forwarded-prefix": "/a/overread"}
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
 
 
 @pytest.mark.parametrize(
