@@ -2,7 +2,8 @@
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -163,14 +164,14 @@ def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice() -> N
         until(lambda: batcher.announced_rois == 5)
 
 
-def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() -> None:
-    """Behind a batch that is held: a cancelled study, one whose time passes, routine and stat."""
-    passed_s = [0.0]  # a deadline of a minute has passed when the test says so
+@contextmanager
+def held_behind_a_batch() -> Iterator[tuple[RunningCloud, Callable[..., Any], list[float]]]:
+    """A cloud whose model is held, what sends it an ROI, and how far its clock is ahead."""
+    passed_s = [0.0]
     with (
         run_cloud(max_batch=1, clock=lambda: time.monotonic() + passed_s[0]) as cloud,
         cloud.stub() as stub,
     ):
-        cloud.reader.gate.clear()
 
         def send(value: int, budget_s: float = 300.0, **header: Any) -> Any:
             before = cloud.taken + cloud.queued
@@ -179,11 +180,18 @@ def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() ->
             until(lambda: cloud.taken + cloud.queued == before + 1)
             return call
 
+        cloud.reader.gate.clear()
+        yield cloud, send, passed_s
+
+
+def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() -> None:
+    """Behind a batch that is held: a cancelled study, one whose time passes, routine and stat."""
+    with held_behind_a_batch() as (cloud, send, passed_s):
         calls = [send(10), send(20), send(30, priority=Priority.STAT)]
         late, unwanted = send(40, budget_s=60.0), send(50)
         unwanted.cancel()
         until(lambda: cloud.queued == 3)
-        passed_s[0] = 61.0
+        passed_s[0] = 61.0  # the deadline of a minute has passed
         cloud.reader.gate.set()
         assert all(len(list(answers(call))) == 2 for call in calls)
         refusal, _ = map(codec.decode_response, answers(late))
@@ -193,29 +201,17 @@ def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() ->
 
 def test_an_accepted_roi_that_gives_way_to_stat_is_refused_at_once() -> None:
     """An ROI takes 10 s: routine that is due in 25 s is third when stat has come."""
-    passed_s = [0.0]
-    with (
-        run_cloud(max_batch=1, clock=lambda: time.monotonic() + passed_s[0]) as cloud,
-        cloud.stub() as stub,
-    ):
+    with held_behind_a_batch() as (cloud, send, passed_s):
         cloud.server.batcher.queue.timing = timing(0.0, 10.0, most=1)
-        cloud.reader.gate.clear()
-
-        def send(value: int, **header: Any) -> Any:
-            before = cloud.taken + cloud.queued
-            call = stub.Read(iter(make_stream(make_roi(1, value), **header)), timeout=60)
-            assert accepted_of(call) == 1
-            until(lambda: cloud.taken + cloud.queued == before + 1)
-            return call
-
         first, routine = send(10, budget_s=60.0), send(20, budget_s=25.0)
         stat = send(30, budget_s=60.0, priority=Priority.STAT)
         passed_s[0] = 10.0
         cloud.reader.gate.set()
+        assert accepted_of(routine) == 1
         refusal, summary = map(codec.decode_response, routine)
         assert (refusal.error, summary.refused) == ("DeadlineUnmeetable", 1)
         assert refusal.reason.startswith("stat came first; an answer would take")
-        assert all(len(list(call)) == 2 for call in (first, stat))
+        assert all(len(list(answers(call))) == 2 for call in (first, stat))
         assert cloud.reader.batches == [[10.0], [30.0]]
 
 

@@ -15,12 +15,10 @@ from edge.limitations import age_in_years, limitations_of
 from edge.pipeline import Pipeline
 from imaging.phantom.phantom import PhantomSpec
 from imaging.preprocess import ChestMeasures, preprocess
-from imaging.read import read_study
 from imaging.volume import Geometry, HuArray, Limitation, LimitationKind, Study, StudyHeader, Volume
 from tests.conftest import Draw
 from tests.edge.builders import TERMS, box, pipeline_of, report_of, study_at
 from tests.edge.report.reports import FINDING
-from tests.imaging.small_ct import SmallCt
 from tests.imaging.volumes import with_patches
 
 ADULT = StudyHeader(age="060Y", kernel="STANDARD", contrast="IV")
@@ -139,15 +137,6 @@ def test_a_child_gets_no_guarantee_whatever_the_second_reader_says(tmp_path: Pat
     assert (report.guarantee.given, report.guarantee.permanent) == (False, True)
     assert "The patient is 6 years old" in report.limitations[0].text
     assert "The patient is 6 years old" in (tmp_path / "report.html").read_text()
-
-
-def test_the_age_follows_from_the_dates_where_it_is_missing(tmp_path: Path) -> None:
-    """The date of birth itself is in no header field, and so in no report."""
-    dates = {"PatientBirthDate": "20180302", "StudyDate": "20260301"}
-    SmallCt(attributes=dates).write(tmp_path)
-    header = read_study(tmp_path).header
-    assert header.age == "007Y"
-    assert "20180302" not in str(header)
 
 
 def test_ages_are_read_as_dicom_writes_them() -> None:

@@ -16,18 +16,24 @@ from models.runtime.artifacts import every
 Ended = Callable[..., str]
 
 
-@pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
-    """Runs the command; what it said on stderr, where it ended with exit status 1."""
+def program_ended(
+    main: Callable[[], object], patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Ended:
+    """Runs a program; what it said on stderr, where it ended with exit status 1."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["program", *arguments])
+        patch.setattr("sys.argv", ["program", *arguments])
         with pytest.raises(SystemExit) as stopped:
-            command.main()
+            main()
         assert stopped.value.code == 1
         return capsys.readouterr().err
 
     return run
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
+    return program_ended(lambda: command.main(), monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

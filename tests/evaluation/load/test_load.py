@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from cloud.scheduling.arrivals import Rules
 from cloud.settings import load_settings
-from evaluation.__main__ import app
 from evaluation.load.load import ORDERS, SCENARIOS, Gains, answer_times, gains, load, rows
 from evaluation.load.overload import Plan, Run, fairness, figures
 from evaluation.load.services import EDF, pinned, services, split_cores
@@ -123,12 +121,6 @@ def test_gains_of_devices_that_sleep() -> None:
     assert [one["name"] for one in said["services"]] == list(SCENARIOS["devices"].services)
     assert said["services"][3]["engine"] == " + ".join(f"1 x asleep:fake:{i}" for i in range(3))
     assert all(one["rois_per_s"] > 0 for one in said["services"])
-
-
-def test_an_unknown_scenario_is_refused() -> None:
-    result = CliRunner().invoke(app, ["load", "--scenario", "rain"])
-    assert result.exit_code == 2
-    assert "rain" in result.output
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="cores can be chosen on Linux")

@@ -83,6 +83,7 @@ def test_the_header_states_what_its_first_image_leaves_empty(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("age", "born", "expected"),
     [
+        ("", "19500101", "070Y"),
         ("45", "19500101", "070Y"),
         ("000Y", "19500101", "070Y"),
         ("000Y", "20200101", "000Y"),
@@ -93,9 +94,12 @@ def test_the_header_states_what_its_first_image_leaves_empty(tmp_path: Path) -> 
 def test_an_unusable_age_gives_way_to_the_date_of_birth(
     age: str, born: str, expected: str, tmp_path: Path
 ) -> None:
+    """The date of birth itself is in no header field, and so in no report."""
     dates = {"PatientBirthDate": born, "StudyDate": "20200601"}
     SmallCt(attributes={"PatientAge": age, **dates}).write(tmp_path)
-    assert read_study(tmp_path).header.age == expected
+    header = read_study(tmp_path).header
+    assert header.age == expected
+    assert not born or born not in str(header)
 
 
 def test_each_slice_names_its_image(tmp_path: Path) -> None:

@@ -124,6 +124,17 @@ def heat() -> torch.Tensor:
     return found
 
 
+def targets_of(truth: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All of the loss, where every cell weighs and boxes and shares are 0."""
+    return {
+        "heat": truth,
+        "weight": torch.ones_like(truth),
+        "near": (truth >= 1).float(),
+        "box": torch.zeros(len(truth), 4, 6, 6, 6),
+        "share": torch.zeros_like(truth),
+    }
+
+
 def sure(found: torch.Tensor, logit: float = 12.0) -> torch.Tensor:
     """Logits of a network that is sure of every cell, and right where ``found`` is 1."""
     return torch.where(found >= 1, logit, -logit)
@@ -159,14 +170,7 @@ def test_cells_of_no_weight_are_ignored() -> None:
 
 
 def test_box_is_learnt_near_nodules_only() -> None:
-    truth = heat()
-    targets = {
-        "heat": truth,
-        "weight": torch.ones_like(truth),
-        "near": (truth >= 1).float(),
-        "box": torch.zeros(1, 4, 6, 6, 6),
-        "share": torch.zeros_like(truth),
-    }
+    targets = targets_of(heat())
     maps = torch.zeros(1, 6, 6, 6, 6)
     maps[0, 1:5, 0, 0, 0] = 7.0
     assert screening_loss(maps, targets)["box"] == 0
@@ -176,18 +180,9 @@ def test_box_is_learnt_near_nodules_only() -> None:
 
 def test_a_nodule_must_score_the_same_when_it_is_cut_out() -> None:
     """The difference counts where both samples have the nodule, and only there."""
-    truth = heat().repeat(2, 1, 1, 1)
-    near = (truth >= 1).float()
-    targets = {
-        "heat": truth,
-        "weight": torch.ones_like(truth),
-        "near": near,
-        "box": torch.zeros(2, 4, 6, 6, 6),
-        "share": torch.zeros_like(truth),
-        "cut": torch.tensor([False, True]),
-    }
+    targets = targets_of(heat().repeat(2, 1, 1, 1)) | {"cut": torch.tensor([False, True])}
     maps = torch.zeros(2, 6, 6, 6, 6)
-    maps[1, 0] = 2.0 * (near[1] == 0)  # elsewhere they may differ
+    maps[1, 0] = 2.0 * (targets["near"][1] == 0)  # elsewhere they may differ
     assert screening_loss(maps, targets)["context"] == 0
     maps[1, 0] = -2.0
     assert screening_loss(maps, targets)["context"] > 0.4
