@@ -21,7 +21,7 @@ from edge.assemble import build_pipeline
 from edge.database import Schema, StepHook
 from edge.decide import Plan, Situation, Thresholds, decide
 from edge.dicom_out.exports import ExportStore
-from edge.escalation.client import SecondReader
+from edge.escalation.client import NoSecondReader, SecondReader
 from edge.escalation.rois import EscalationResult
 from edge.folders import AgentFolders
 from edge.guarantee import Terms
@@ -34,7 +34,7 @@ from edge.report.model import Report
 from edge.run import PARTS
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings, load_settings
-from edge.store.pending import persist_in
+from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -279,6 +279,20 @@ def pending_pipeline(
     pipeline = pipeline_of(second, scores, guarantee=GUARANTEE, cloud__characterize=characterize)
     pipeline = replace(pipeline, read=_study_with_header)
     return pipeline if pictures else replace(pipeline, draw=lambda *_: {})
+
+
+def report_with(
+    job: Job,
+    persist: PersistPending,
+    read: Callable[[Path], Study],
+    second: SecondReader | None = None,
+    *,
+    pictures: bool = False,
+    **parts: Any,
+) -> StudyResult:
+    """Read and report as `pending_pipeline` does, with this way to read files."""
+    pipeline = pending_pipeline(second or NoSecondReader(), pictures=pictures)
+    return read_and_report(replace(pipeline, read=read, persist_pending=persist, **parts), job)
 
 
 def _study_with_header(source: Path) -> Study:

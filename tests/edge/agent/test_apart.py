@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from edge.agent import join, study
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import StudyResult
 from edge.queue import queued, requeue
 from edge.run import site_of
 from edge.store.pending import PendingStep, PersistPending
@@ -22,7 +22,7 @@ from edge.store.steps import Step
 from evaluation.world import settings_in
 from imaging.dicom.arrival import arrived, files_of
 from imaging.read import read_study
-from tests.edge.builders import SilentCloud, Site, open_store, pending_pipeline, report_in
+from tests.edge.builders import SilentCloud, Site, open_store, report_in, report_with
 from tests.edge.running_agent import (
     Killed,
     a_version_for_each_verdict,
@@ -51,8 +51,7 @@ class Reader:
         def read(path: Path) -> Any:
             return replace(found := read_study(path), header=replace(found.header, age="060Y"))
 
-        pipeline = replace(pending_pipeline(self.second, pictures=True), read=read)
-        return read_and_report(replace(pipeline, persist_pending=persist), job)
+        return report_with(job, persist, read, self.second, pictures=True)
 
 
 def send(root: Path, name: str, images: Sequence[Dataset]) -> Path:

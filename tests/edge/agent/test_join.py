@@ -1,7 +1,6 @@
 """Images that arrive after their study was reported: one study, one report in two versions."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from edge.atomic_files import move
 from edge.audit import Event
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import StudyResult
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.steps import Step
 from edge.trail.records import records_after
@@ -26,8 +25,8 @@ from tests.edge.builders import (
     HandClock,
     SilentCloud,
     open_store,
-    pending_pipeline,
     report_in,
+    report_with,
     study_at,
 )
 from tests.edge.running_agent import Killed, database, once_at, statuses, work_off
@@ -54,8 +53,7 @@ class Reader:
                 raise IncompleteSeries("too few slices: send the whole series", path)
             return study_at(path)
 
-        pipeline = replace(pending_pipeline(self._second, pictures=True), read=read)
-        return read_and_report(replace(pipeline, persist_pending=persist), job)
+        return report_with(job, persist, read, self._second, pictures=True)
 
 
 def send(root: Path, name: str, part: slice, images: Sequence[Dataset] = IMAGES) -> None:

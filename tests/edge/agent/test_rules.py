@@ -1,7 +1,6 @@
 """Rules in the agent: ignored studies end without alarm, and stat studies are read first."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,12 @@ import pytest
 
 from edge.escalation.client import NoSecondReader, SecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import StudyResult
 from edge.rules.rule import load_rules
 from edge.rules.selection import selection
 from edge.store.pending import PersistPending
 from imaging.read import read_study
-from tests.edge.builders import SilentCloud, pending_pipeline, report_in
+from tests.edge.builders import SilentCloud, report_in, report_with
 from tests.edge.running_agent import nothing_pending, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
@@ -52,8 +51,7 @@ class Reader:
         def read(path: Path) -> Any:
             return read_study(path, "", selection(self._rules, path))
 
-        pipeline = replace(pending_pipeline(self._second), read=read, rules=self._rules)
-        return read_and_report(replace(pipeline, persist_pending=persist), job)
+        return report_with(job, persist, read, self._second, rules=self._rules)
 
 
 def send(root: Path, name: str, *, calling_ae: str = "CT_1", description: str = "chest") -> None:

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
 
 from edge.audit import Event
-from edge.escalation.client import NoSecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import StudyResult
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from edge.trail.records import TrailRecord, records_after
@@ -26,7 +24,7 @@ from imaging.errors import NotCt
 from imaging.phantom.phantom import PhantomSpec
 from imaging.volume import Study
 from tests.conftest import Draw
-from tests.edge.builders import pending_pipeline, study_at
+from tests.edge.builders import report_with, study_at
 from tests.edge.dicom_in.senders import ANYWHERE, DICOM, IMAGES, Port, changed, names, settings_in
 from tests.edge.running_agent import running, wait_until
 from tests.imaging.small_ct import SmallCt
@@ -43,13 +41,14 @@ def receiving_in(root: Path, **values: object) -> EdgeSettings:
 
 def list_images(job: Job, persist: PersistPending) -> StudyResult:
     """A pipeline whose report needs no pixels."""
-    pipeline = replace(pending_pipeline(NoSecondReader()), read=study_at)
-    return read_and_report(replace(pipeline, persist_pending=persist), job)
+    return report_with(job, persist, study_at)
 
 
 @contextmanager
 def agent(
-    settings: EdgeSettings, read: Callable[[Job, PersistPending], StudyResult] | None = None
+    settings: EdgeSettings,
+    read: Callable[[Job, PersistPending], StudyResult] | None = None,
+    **parts: Any,
 ) -> Iterator[list[Port]]:
     """The agent in a thread; yields its ports, that of DICOM first."""
     expected = bool(settings.receive.dicom.address) + bool(settings.receive.stow.address)
@@ -58,7 +57,7 @@ def agent(
         found = [line for line in lines if line["event"].startswith("receiving by")]
         return [Port(line["address"]) for line in found]
 
-    with running(settings, read=read) as lines:
+    with running(settings, read=read, **parts) as lines:
         wait_until(lambda: len(ports()) == expected)
         yield ports()
 
@@ -205,8 +204,7 @@ def refuse_all(job: Job, persist: PersistPending) -> StudyResult:
         (job.out.parent.parent / f"read-{job.study_key}").touch()
         raise NotCt("no CT, expected one", source)
 
-    pipeline = replace(pending_pipeline(NoSecondReader()), read=read)
-    return read_and_report(replace(pipeline, persist_pending=persist), job)
+    return report_with(job, persist, read)
 
 
 def rejections(root: Path) -> list[TrailRecord]:

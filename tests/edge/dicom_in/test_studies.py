@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from threading import Barrier, Thread
@@ -16,18 +15,17 @@ from pydicom import Dataset, dcmread
 from pynetdicom import AllStoragePresentationContexts
 
 from edge.dicom_out.deliver import made_objects
-from edge.escalation.client import NoSecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import StudyResult
 from edge.store.pending import PersistPending
 from imaging.read import read_study
 from tests.dicom_peers import Pacs
-from tests.edge.builders import HandClock, pending_pipeline
+from tests.edge.builders import HandClock, report_with
 from tests.edge.dicom_in.senders import ANYWHERE, DICOM, Port, body, changed, file_of, post
-from tests.edge.dicom_in.test_agent_receives import receiving_in, reports_of
+from tests.edge.dicom_in.test_agent_receives import agent, receiving_in, reports_of
 from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.dicom_out.studies import require_valid
-from tests.edge.running_agent import running, wait_until
+from tests.edge.running_agent import wait_until
 from tests.imaging.small_ct import SmallCt
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -59,8 +57,7 @@ ALL = [*THIN, *THICK, *CORONAL, *SCOUT, *SHARP]
 
 def read_files(job: Job, persist: PersistPending) -> StudyResult:
     """A pipeline that reads the files, and finds the same in each study."""
-    pipeline = replace(pending_pipeline(NoSecondReader()), read=read_study)
-    return read_and_report(replace(pipeline, persist_pending=persist), job)
+    return report_with(job, persist, read_study)
 
 
 class Place:
@@ -103,15 +100,9 @@ def place(root: Path, read: Any = read_files, **values: Any) -> Iterator[Place]:
     clock = HandClock()
     with Pacs().running(contexts=AllStoragePresentationContexts) as pacs:
         on = {"receive__stow__address": ANYWHERE, "targets": (pacs_at(pacs.port),), **values}
-
-        def ports() -> list[Port]:
-            found = [line for line in lines if line["event"].startswith("receiving by")]
-            return [Port(line["address"]) for line in found]
-
-        parts = {"read": read, "clock": clock, "make_objects": made_objects}
-        with running(receiving_in(root, **on), **parts) as lines:
-            wait_until(lambda: len(ports()) == 2)
-            yield Place(root, ports(), pacs, clock)
+        parts = {"clock": clock, "make_objects": made_objects}
+        with agent(receiving_in(root, **on), read, **parts) as ports:
+            yield Place(root, ports, pacs, clock)
 
 
 def texts(data: Dataset) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,14 @@ from pydicom import Dataset, dcmread
 from pynetdicom import AllStoragePresentationContexts
 
 from edge.dicom_out.deliver import made_objects
-from edge.escalation.client import NoSecondReader
 from edge.folders import DONE
 from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import StudyResult
 from edge.store.pending import PersistPending
 from evaluation.world import settings_in
 from imaging.read import read_study
 from tests.dicom_peers import Pacs
-from tests.edge.builders import pending_pipeline
+from tests.edge.builders import report_with
 from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.dicom_out.studies import require_valid
 from tests.edge.running_agent import Killed, running, wait_until, work_off
@@ -69,8 +67,7 @@ def read(job: Job, persist: PersistPending) -> StudyResult:
         raise Killed
     if job.source.name == "fault":
         raise RuntimeError("a fault")
-    pipeline = replace(pending_pipeline(NoSecondReader()), read=read_study)
-    return read_and_report(replace(pipeline, persist_pending=persist), job)
+    return report_with(job, persist, read_study)
 
 
 Place = tuple[Path, Pacs]

@@ -4,7 +4,6 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 
 import grpc
@@ -23,6 +22,7 @@ from edge.settings.core import load_settings
 from protos.errors import DeadlinePassed, LinkFault, Unreachable
 from tests.edge.builders import HandClock
 from tests.edge.fake_cloud import FakeCloud
+from tests.edge.running_agent import wait_until
 
 LONG_S = 60.0
 
@@ -45,21 +45,14 @@ class Scripted:
         self.answers.put(Unreachable("cancelled"))
 
 
-def until(holds: Callable[[], bool]) -> bool:
-    end_s = time.monotonic() + LONG_S
-    while not holds() and time.monotonic() < end_s:
-        time.sleep(0.002)
-    return holds()
-
-
 def test_a_cloud_goes_down_and_comes_up_again() -> None:
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, 0.01):
         cloud.answers.put(Unreachable("refused"))
-        assert until(lambda: link.estimate().reason == "the cloud cannot be reached (refused)")
+        wait_until(lambda: link.estimate().reason == "the cloud cannot be reached (refused)")
         assert not link.enter()
         cloud.answers.put(None)
-        assert until(lambda: link.estimate().available)
+        wait_until(lambda: link.estimate().available)
     assert link.estimate().silent_s is not None
 
 
@@ -70,7 +63,7 @@ def test_a_cloud_that_does_not_answer_at_first_is_not_waited_for() -> None:
         assert link.estimate().reason == NO_RESPONSE_YET
         assert not link.enter()
         cloud.answers.put(None)
-        assert until(link.enter)
+        wait_until(link.enter)
 
 
 def test_a_study_waits_for_a_cloud_that_is_about_to_answer() -> None:
@@ -86,11 +79,11 @@ def test_a_failed_escalation_starts_a_health_check_at_once() -> None:
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, LONG_S):
         cloud.answers.put(None)
-        assert until(lambda: link.estimate().silent_s is not None)
+        wait_until(lambda: link.estimate().silent_s is not None)
         link.failed("Unreachable: lost")
-        assert until(lambda: cloud.checks == 2)
+        wait_until(lambda: cloud.checks == 2)
         cloud.answers.put(DeadlinePassed("no answer"))
-        assert until(lambda: link.estimate().reason == "the time ran out (no answer)")
+        wait_until(lambda: link.estimate().reason == "the time ran out (no answer)")
 
 
 def test_no_health_check_runs_while_an_escalation_receives_answers() -> None:
@@ -104,7 +97,7 @@ def test_no_health_check_runs_while_an_escalation_receives_answers() -> None:
         time.sleep(0.02)
         assert cloud.checks == 0
         link.inconclusive()
-        assert until(lambda: cloud.checks == 1)
+        wait_until(lambda: cloud.checks == 1)
 
 
 def test_a_check_that_fails_by_itself_leaves_the_link_up_and_the_next_one_counts() -> None:
@@ -120,9 +113,9 @@ def test_a_check_that_fails_by_itself_leaves_the_link_up_and_the_next_one_counts
         return cloud(timeout_s)
 
     with structlog.testing.capture_logs() as logs, HealthMonitor(broken, link, 0.001):
-        assert until(lambda: link.estimate().available)
+        wait_until(lambda: link.estimate().available)
         cloud.answers.put(Unreachable("refused"))
-        assert until(lambda: not link.estimate().available)
+        wait_until(lambda: not link.estimate().available)
     failed = "health check failed; each study will probe the cloud itself"
     assert [log["event"] for log in logs].count(failed) == 1
 
@@ -133,14 +126,14 @@ def test_only_a_second_health_check_measures_the_round_trip() -> None:
     before = link.estimate().middle.round_trip_s
     with HealthMonitor(cloud, link, 0.001):
         cloud.answers.put(None)
-        assert until(lambda: cloud.checks == 2)
+        wait_until(lambda: cloud.checks == 2)
         assert link.estimate().middle.round_trip_s == before
         cloud.answers.put(None)
-        assert until(lambda: cloud.checks == 3)
+        wait_until(lambda: cloud.checks == 3)
         taken = link.estimate().middle.round_trip_s
         assert taken != before
         cloud.answers.put(None)
-        assert until(lambda: cloud.checks == 4)
+        wait_until(lambda: cloud.checks == 4)
         assert link.estimate().middle.round_trip_s == taken
 
 
@@ -179,7 +172,7 @@ def test_the_log_says_when_the_cloud_goes_down_and_comes_back() -> None:
         structlog.testing.capture_logs() as logs,
         HealthMonitor(cloud, link, 0.01, cloud="reader:1"),
     ):
-        assert until(lambda: len(logs) == 4)
+        wait_until(lambda: len(logs) == 4)
     assert [(log["event"], log["cloud"], log.get("reason")) for log in logs] == [
         ("cloud is up", "reader:1", None),
         ("cloud is down", "reader:1", "away"),

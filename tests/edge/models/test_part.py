@@ -8,7 +8,6 @@ import pytest
 
 from edge.audit import Event
 from edge.models.part import ModelsPart
-from edge.models.store import SHIPPED
 from tests.edge.builders import SilentCloud, pipeline_of
 from tests.edge.models.signed import ENOUGH, GOOD, Edge
 from tests.edge.running_agent import agent_of
@@ -53,25 +52,6 @@ def test_a_person_promotes_and_rolls_back_and_the_trail_has_the_name(
     assert done.headers["location"] == "/?note=models.rollback"
     assert site.trail()[-1].event == Event.MODEL_ROLLED_BACK
     assert site.trail()[-1].fields["user"] == record.fields["user"]
-
-
-def test_a_model_that_agrees_too_little_is_not_promoted_on_the_page(
-    site: Edge, visit: Visit
-) -> None:
-    version = site.add(GOOD)
-    done = visit.post("/models/promote", {"token": visit.token("/"), "version": version})
-    assert done.status_code == 409
-    assert "1 studies were compared" in done.text
-
-
-@pytest.mark.parametrize("path", ["/models/promote", "/models/rollback"])
-def test_another_page_cannot_change_the_model(path: str, site: Edge, visit: Visit) -> None:
-    version = site.add(*ENOUGH)
-    assert visit.post(path, {"token": "x", "version": version}).status_code == 403
-    form = {"token": visit.token("/"), "version": version}
-    assert visit.post(path, form, origin="https://elsewhere.example").status_code == 403
-    assert visit.get(path).status_code in (404, 405)
-    assert site.choice.active == SHIPPED
 
 
 def test_an_agent_whose_model_never_changes_has_no_such_section(tmp_path: Path) -> None:

@@ -314,22 +314,19 @@ def test_a_login_that_cannot_be_audited_is_refused(site: Site, visit: Visit) -> 
     assert visit.log_in().status_code == 303
 
 
-def test_a_certificate_takes_the_place_of_the_password_where_it_may(site: Site) -> None:
-    assert site.authenticator().user({}, "anna", "10.0.0.9") is None
-    door = site.authenticator(tls=CERTIFICATES)
-    assert door.user({}, "", "10.0.0.9") is None
-    user = door.user({}, "anna", "10.0.0.9")
-    assert user is not None
-    assert (user.name, user.by_password) == ("anna", False)
-
-
 def test_a_user_with_a_certificate_is_audited_once_a_session(site: Site, clock: HandClock) -> None:
-    """The session is worth nothing without the certificate, nor with another one."""
+    """It takes the place of the password where it may.
+
+    The session is worth nothing without the certificate, nor with another one.
+    """
+    assert site.authenticator().user({}, "anna", "10.0.0.9") is None
     door = site.authenticator(tls=CERTIFICATES, clock=clock)
     session: Session = {}
     for after_s in (0.0, SESSION_S - 1, 2.0):
         clock.sleep(after_s)
-        assert door.user(session, "anna", "10.0.0.9") is not None
+        user = door.user(session, "anna", "10.0.0.9")
+        assert user is not None
+        assert (user.name, user.by_password) == ("anna", False)
     assert logins(site) == [{"outcome": "success", "user": "anna", "peer": "10.0.0.9"}] * 2
     assert door.user(session, "", "10.0.0.9") is None
     other = door.user(session, "bert", "10.0.0.9")
