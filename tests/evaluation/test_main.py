@@ -111,7 +111,10 @@ PHANTOM, OTHERS = ["--phantoms", "1"], ["--studies", ".", "--truth", __file__]
     [
         (["detect", *PHANTOM, "--serve", "--cloud", "off"], "--cloud"),
         (["detect", *PHANTOM, "--seed", str(TRAINING_SEED)], "--seed: used in training"),
-        (["detect", "--phantoms", "3", "--seed", str(TRAINING_SEED - 2)], "used in training"),
+        (
+            ["detect", "--phantoms", "3", "--seed", str(TRAINING_SEED - 2)],
+            "--seed: used in training",
+        ),
         (["detect"], "give either"),
         (["detect", *PHANTOM, *OTHERS], "give either"),
         (["load", "--scenario", "rain"], "'rain'"),
