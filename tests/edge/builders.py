@@ -250,11 +250,7 @@ class ForgetfulCloud(SilentCloud):
         self._log = log
 
     def read_rois(
-        self,
-        rois: Sequence[Roi],
-        deadline: Deadline,
-        study_key: str,
-        priority: Priority | None = None,
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str, *rest: Any, **more: Any
     ) -> EscalationResult:
         """As many as this study's retries so far."""
         before = self._log.read_text().split() if self._log.exists() else []
@@ -262,7 +258,7 @@ class ForgetfulCloud(SilentCloud):
             log.write(f"{study_key}\n")
         asked = before.count(study_key)
         self.answers = [len(rois) if asked > 1 else asked]
-        return super().read_rois(rois, deadline, study_key, priority)
+        return super().read_rois(rois, deadline, study_key, *rest, **more)
 
 
 def pending_pipeline(

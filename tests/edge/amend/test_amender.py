@@ -5,6 +5,7 @@ When a pending read is retried, and for how long.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,17 +70,11 @@ class TricklingCloud(SilentCloud):
         super().__init__()
         self._clock, self._every_s, self._at_s = site.clock, every_s, 0.0
 
-    def read_rois(
-        self,
-        rois: Sequence[Roi],
-        deadline: Deadline,
-        study_key: str,
-        priority: Priority | None = None,
-    ) -> EscalationResult:
+    def read_rois(self, rois: Sequence[Roi], *rest: Any, **more: Any) -> EscalationResult:
         """One, or none."""
         if self._clock() - self._at_s >= self._every_s:
             self.answers, self._at_s = [1], self._clock()
-        return super().read_rois(rois, deadline, study_key, priority)
+        return super().read_rois(rois, *rest, **more)
 
 
 ELEVEN = [0.85 - 0.05 * number for number in range(11)]

@@ -12,7 +12,6 @@ from edge.amend.amender import DAY_S, QUIET_S
 from edge.escalation.client import NoSecondReader
 from edge.escalation.rois import EscalationResult
 from edge.report.evidence import OUTLINES, read_outlines
-from protos.deadline import Deadline
 from protos.messages import Priority, Roi
 from tests.edge.builders import SilentCloud, Site, findings, site_at
 from tests.edge.running_agent import sql
@@ -28,15 +27,9 @@ OUT_OF_REACH = "Unreachable: nobody listens"
 class Measuring(SilentCloud):
     """It gives type and outline with each verdict."""
 
-    def read_rois(
-        self,
-        rois: Sequence[Roi],
-        deadline: Deadline,
-        study_key: str,
-        priority: Priority | None = None,
-    ) -> EscalationResult:
+    def read_rois(self, rois: Sequence[Roi], *rest: Any, **more: Any) -> EscalationResult:
         """Those of one nodule of 10 mm in all regions."""
-        given = super().read_rois(rois, deadline, study_key, priority)
+        given = super().read_rois(rois, *rest, **more)
         verdicts = {i: replace(one, texture="solid") for i, one in given.verdicts.items()}
         return replace(given, verdicts=verdicts, masks=dict.fromkeys(verdicts, BALL))
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -22,8 +23,7 @@ from edge.settings.core import EdgeSettings
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step
 from evaluation.world import settings_in
-from protos.deadline import Deadline
-from protos.messages import Priority, Roi
+from protos.messages import Roi
 from tests.dicom_peers import Pacs
 from tests.edge.builders import ForgetfulCloud, nothing, open_store, put
 from tests.edge.dicom_out.sites import make_objects, pacs_at, uids
@@ -178,14 +178,8 @@ def test_a_report_is_sent_again_beside_a_running_agent(tmp_path: Path, pacs: Pac
 class OutliningCloud(ForgetfulCloud):
     """It answers one region, then the other; each answer outlines a cube in the middle."""
 
-    def read_rois(
-        self,
-        rois: Sequence[Roi],
-        deadline: Deadline,
-        study_key: str,
-        priority: Priority | None = None,
-    ) -> EscalationResult:
-        result = super().read_rois(rois, deadline, study_key, priority)
+    def read_rois(self, rois: Sequence[Roi], *rest: Any, **more: Any) -> EscalationResult:
+        result = super().read_rois(rois, *rest, **more)
         shapes = {roi.roi_id: roi.voxels.shape for roi in rois}
         masks = {roi_id: np.zeros(shapes[roi_id], bool) for roi_id in result.verdicts}
         for mask in masks.values():
