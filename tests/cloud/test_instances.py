@@ -24,13 +24,11 @@ from tests.cloud.running import MeanReader, make_roi, make_stream, read, run_clo
 from tests.cloud.scheduling.builders import batcher_of
 from tests.plain_readings import plain
 
-FIXED_S, EACH_S = 0.008, 0.001
-
 
 def busy_s(rois: int = 48, **settings: Any) -> dict[str, float]:
     """The time of each device for a number of ROIs that arrive at once, by its name."""
     given = CloudSettings(**settings)
-    model = SleepingModel(given, FIXED_S, EACH_S)
+    model = SleepingModel(given, 0.008, 0.001)
 
     async def run() -> None:
         with open_instances(given, model.open) as reader:
@@ -179,9 +177,6 @@ def test_a_reader_recovers_before_the_next_batch() -> None:
     asyncio.run(scenario())
 
 
-Step = Callable[[Any], Any]
-
-
 class ThreeSteps:
     """Three steps that remember their threads; a gate holds the second, and 255 fails there."""
 
@@ -195,7 +190,7 @@ class ThreeSteps:
         self.threads: dict[str, threading.Thread] = {}
 
     @property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[Callable[[Any], Any], ...]:
         return self._first, self._second, self._third
 
     def _first(self, batch: Any) -> Any:

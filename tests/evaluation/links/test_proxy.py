@@ -69,6 +69,13 @@ class Bench:
         while self.proxy.state is not state:
             await asyncio.sleep(0.002)
 
+    async def talked_until(self, state: State) -> Streams:
+        """A connection that has carried bytes when that state comes."""
+        streams = await self.connect()
+        assert await talk(streams, b"before") == b"before"
+        await self.until(state)
+        return streams
+
 
 def bench(trace: Trace, test: Callable[[Bench], Awaitable[None]], *, seed: int = 0) -> None:
     async def run() -> None:
@@ -164,9 +171,7 @@ async def test_bandwidth_is_shared_by_all_connections(it: Bench) -> None:
 
 @on(states(State.UP, State.STALL, State.UP))
 async def test_a_stall_holds_bytes_back_and_loses_none(it: Bench) -> None:
-    streams = await it.connect()
-    assert await talk(streams, b"before") == b"before"
-    await it.until(State.STALL)
+    streams = await it.talked_until(State.STALL)
     streams[1].write(b"during")
     assert await is_silent(streams[0])
     await it.until(State.UP)
@@ -175,9 +180,7 @@ async def test_a_stall_holds_bytes_back_and_loses_none(it: Bench) -> None:
 
 @on(states(State.UP, State.RESET, State.UP))
 async def test_a_reset_ends_connections_old_and_new(it: Bench) -> None:
-    streams = await it.connect()
-    assert await talk(streams, b"before") == b"before"
-    await it.until(State.RESET)
+    streams = await it.talked_until(State.RESET)
     assert await is_reset(streams[0])
     with suppress(ConnectionResetError):  # it may come before the connection is made
         assert await is_reset((await it.connect())[0])
@@ -187,9 +190,7 @@ async def test_a_reset_ends_connections_old_and_new(it: Bench) -> None:
 
 @on(states(State.UP, State.HALF_OPEN, State.UP))
 async def test_half_open_carries_up_and_nothing_back(it: Bench) -> None:
-    streams = await it.connect()
-    assert await talk(streams, b"before") == b"before"
-    await it.until(State.HALF_OPEN)
+    streams = await it.talked_until(State.HALF_OPEN)
     streams[1].write(b"during")
     assert await is_silent(streams[0])
     assert it.proxy.carried_bytes == {True: 12, False: 6}
@@ -199,9 +200,7 @@ async def test_half_open_carries_up_and_nothing_back(it: Bench) -> None:
 
 @on(states(State.UP, State.BLACK_HOLE, State.UP))
 async def test_a_black_hole_swallows_both_ways(it: Bench) -> None:
-    old = await it.connect()
-    assert await talk(old, b"before") == b"before"
-    await it.until(State.BLACK_HOLE)
+    old = await it.talked_until(State.BLACK_HOLE)
     new = await it.connect()
     for _, writer in (old, new):
         writer.write(b"during")
@@ -231,10 +230,8 @@ def test_a_cloud_that_does_not_listen_is_a_reset() -> None:
 async def test_the_loop_is_never_blocked(it: Bench) -> None:
     streams = await it.connect()
     streams[1].write(bytes(1 << 20))
-    turns = 0
-    while turns < 5000:
+    for _ in range(5000):
         await asyncio.sleep(0)
-        turns += 1
     assert it.proxy.carried_bytes[False] == 0
 
 
