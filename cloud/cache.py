@@ -10,7 +10,7 @@ from protos.messages import Verdict
 StudyId = tuple[str, str]
 """The site that sent a study, and its key. No site gets the verdicts of another."""
 
-MOST_OF_STUDY = 256
+MAX_PER_STUDY = 256
 """Verdicts of one study that are cached: several times what a study may announce."""
 
 
@@ -51,7 +51,7 @@ class VerdictCache:
         self._verdicts[key] = (Deadline.after(self._ttl_s, self._clock), verdict)
         own = self._by_study[key.study]
         own[key] = None
-        if len(own) > MOST_OF_STUDY:
+        if len(own) > MAX_PER_STUDY:
             self._evict(next(iter(own)))
         while len(self._verdicts) > self._size:
             self._evict(next(iter(self._verdicts)))

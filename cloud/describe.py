@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cloud.errors import BadSettings, CloudError
 from process.command_line import stopped
-from process.settings import LONGEST_S
+from process.settings import MAX_S
 from process.text import Printable
 from process.tls import TlsFiles, diagnose, is_address
 from protos import codec, overread_pb2_grpc
@@ -63,9 +63,9 @@ def describe(
         raise typer.BadParameter("--tls-cert and --tls-key must be given together")
     if not (is_address(address) or address.startswith("unix:")):
         raise typer.BadParameter(f"the address {address!r}: expected HOST:PORT")
-    if not 0 < timeout_s <= LONGEST_S:
+    if not 0 < timeout_s <= MAX_S:
         raise typer.BadParameter(
-            f"--timeout-s {timeout_s:g}: expected seconds, above 0 and at most {LONGEST_S:g}"
+            f"--timeout-s {timeout_s:g}: expected seconds, above 0 and at most {MAX_S:g}"
         )
     try:
         files = TlsFiles(ca=tls_ca, cert=tls_cert, key=tls_key).named("--tls-")

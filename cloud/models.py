@@ -19,7 +19,7 @@ from protos.errors import DeadlinePassed, InvalidRequest, NothingOffered, Overlo
 CHUNK_BYTES = 64 * 1024
 PAUSE_S = 0.02
 """Between two chunks while others wait for verdicts: at most 3 MB/s for each transfer."""
-MOST_HELD = 64
+MAX_HELD = 64
 
 _log = structlog.get_logger(__name__)
 
@@ -64,9 +64,9 @@ class ModelTransfers:
                 f"no model of kind {name.removeprefix('MODEL_KIND_').lower()} is offered here;"
                 " the operator of the cloud offers one with the setting offered_model"
             )
-        if len(request.held) > MOST_HELD:
-            many = f"{len(request.held)} files held, expected at most {MOST_HELD}"
-            raise InvalidRequest(many, field="held", limit=MOST_HELD)
+        if len(request.held) > MAX_HELD:
+            many = f"{len(request.held)} files held, expected at most {MAX_HELD}"
+            raise InvalidRequest(many, field="held", limit=MAX_HELD)
         with self._counted():
             if request.version == offer.version:
                 same = pb.ModelOffer(version=offer.version, name=offer.name)

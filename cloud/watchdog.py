@@ -15,7 +15,7 @@ import structlog
 
 from protos.errors import ModelFailed
 
-HUNG, LEAST_HUNG_S = 10.0, 5.0
+HUNG, MIN_HUNG_S = 10.0, 5.0
 """The model hangs if a batch takes this many times its bound, and at least this many seconds."""
 
 FAILURES_IN_A_ROW = 3
@@ -48,7 +48,7 @@ class Watchdog:
         It should seldom take longer than ``bound_s``. If it hangs, the instance is dropped, and
         `ModelFailed` is raised.
         """
-        most_s, task = max(LEAST_HUNG_S, HUNG * bound_s), asyncio.current_task()
+        most_s, task = max(MIN_HUNG_S, HUNG * bound_s), asyncio.current_task()
         hangs = f"the model hangs: a batch of {rois} ROIs takes more than {most_s:.1f} s"
 
         def hung() -> None:

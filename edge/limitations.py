@@ -30,7 +30,7 @@ have lie above 0.6 and 0.5, also with a mass of 36 mm; a field of view of one lu
 MAX_EMPTY_ML, MAX_EMPTY_SHARE = 75.0, 0.08
 """Air without lung tissue or vessels, in a side, and its share of a part. All 18 whole and partial
 scans that we have lie below 21 ml and 0.03, the most in lungs of -900 HU."""
-LARGEST_NODULE_MM = 30.0
+MAX_NODULE_MM = 30.0
 """A larger lesion is a mass by definition; calibration had nodules. One alone may be a tumour."""
 MAX_FINDINGS = 24
 """Twice as many as any patient of calibration had."""
@@ -157,10 +157,10 @@ def _of_pattern(shown: ChestMeasures, findings: Sequence[Finding]) -> Iterator[s
     patches = sum(finding.diameter_mm >= PATCH_MM for finding in findings)
     if opaque >= (MAX_OPAQUE_SHARE if patches < MANY_PATCHES else MIN_OPAQUE_SHARE):
         signs.append(f"{opaque:.1%} of the lungs are ground glass or consolidation")
-    large = [finding for finding in findings if finding.diameter_mm > LARGEST_NODULE_MM]
+    large = [finding for finding in findings if finding.diameter_mm > MAX_NODULE_MM]
     if len(large) > 1:
-        signs.append(f"{len(large)} findings are larger than {LARGEST_NODULE_MM:g} mm")
-    elif large and large[0].diameter_mm > 2 * LARGEST_NODULE_MM:
+        signs.append(f"{len(large)} findings are larger than {MAX_NODULE_MM:g} mm")
+    elif large and large[0].diameter_mm > 2 * MAX_NODULE_MM:
         signs.append(f"a finding measures {large[0].diameter_mm:.0f} mm")
     if len(findings) > MAX_FINDINGS:
         signs.append(f"there are {len(findings)} findings")

@@ -40,7 +40,7 @@ from imaging.volume import (
 )
 from models.calibration.guarantee import uncalibrated
 from models.runtime.detection import Candidate
-from models.runtime.screener import LEAST_LOGIT, Screener
+from models.runtime.screener import MIN_LOGIT, Screener
 from models.runtime.second_reader import SecondReader
 
 NODULE, FALSE_POSITIVE = "nodule", "false positive"
@@ -249,7 +249,7 @@ def compared(
     head = (change, sample.locations[number].kind, sample.name)
     lost, edge = None if before.edge is None else after.edge is None, None
     if before.edge is not None or after.edge is not None:
-        then, now = (LEAST_LOGIT if one.edge is None else one.edge for one in (before, after))
+        then, now = (MIN_LOGIT if one.edge is None else one.edge for one in (before, after))
         edge = now - then
     return (
         Difference(EDGE, *head, edge, lost),
@@ -355,7 +355,7 @@ def robustness(
     return {
         "scans": [sample.name for sample in samples],
         "nodules": sum(len(sample.locations) for sample in samples),
-        "least_logit": LEAST_LOGIT,
+        "least_logit": MIN_LOGIT,
         "limits": LIMITS,
         "changes": list(summaries(found)),
     }

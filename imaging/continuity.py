@@ -40,7 +40,7 @@ _MIN_FLAT_CELLS, _MIN_FLAT_AIR_CELLS, _MAX_FLAT_AROUND = 12, 75, 0.4
 """Cells of 4 mm of constant value in a slice: 18 real scans, most near-lossless, have at most 2.
 Gas in the body may be constant where most air around it is, clipped: a trachea has 50 cells."""
 _NEARBY = 4
-_LEAST_HU, _MOST_HU_PER_MM, _MOST_OF_MEDIAN = 25.0, 20.0, 1.5
+_MIN_HU, _MAX_HU_PER_MM, _MAX_OF_MEDIAN = 25.0, 20.0, 1.5
 """Limits of the usual difference. It is 25 HU for slices 2.5 mm apart: thinner slices count as
 these, because breath moves a chest by millimetres between two rotations of the scanner. No real
 scan has more than 15 HU per mm: there many slices are out of place."""
@@ -141,13 +141,13 @@ def _unlike(cells: HuArray, slice_mm: float) -> list[int]:
     # a slice out of place differs from both neighbours, which resemble each other
     near, next_but_one = _differences(cells, 1), _differences(cells, 2)
     both = np.minimum(near[:-1], near[1:])
-    found = {*(1 + np.flatnonzero(both > MAX_SINGLE * np.maximum(next_but_one, _LEAST_HU)))}
-    most = min(_MOST_OF_MEDIAN * float(np.median(near)), _MOST_HU_PER_MM * slice_mm)
+    found = {*(1 + np.flatnonzero(both > MAX_SINGLE * np.maximum(next_but_one, _MIN_HU)))}
+    most = min(_MAX_OF_MEDIAN * float(np.median(near)), _MAX_HU_PER_MM * slice_mm)
     jumps = []
-    for z in np.flatnonzero(near > MAX_JUMP * _LEAST_HU).tolist():
+    for z in np.flatnonzero(near > MAX_JUMP * _MIN_HU).tolist():
         difference = near[z]
         around = [*near[max(0, z - _NEARBY) : z], *near[z + 1 : z + 1 + _NEARBY]]
-        usual = max(min(float(np.median(around or 0)), most), _LEAST_HU)
+        usual = max(min(float(np.median(around or 0)), most), _MIN_HU)
         if difference > MAX_JUMP * usual and not {z, z + 1} & found:
             jumps.append(z)
     # two jumps are the ends of a block; after one alone all others may be wrong, or all before

@@ -29,7 +29,7 @@ MACHINE_ERRORS = frozenset(
 )
 """Error numbers that speak of disk, network share, memory or open files, and not of a study."""
 
-LONGEST_REASON = 1000
+MAX_REASON = 1000
 """Most characters of a reason: it may quote what a file holds, and stands in reports and logs."""
 
 
@@ -51,8 +51,8 @@ class StudyError(Exception):
     rule: str = ""
 
     def __init__(self, reason: str, file: Path | str) -> None:
-        if len(reason) > LONGEST_REASON:  # what is wrong comes first, and what to do last
-            reason = f"{reason[: LONGEST_REASON * 2 // 3]} … {reason[-LONGEST_REASON // 4 :]}"
+        if len(reason) > MAX_REASON:  # what is wrong comes first, and what to do last
+            reason = f"{reason[: MAX_REASON * 2 // 3]} … {reason[-MAX_REASON // 4 :]}"
         super().__init__(f"{file}: {reason}")
         self.reason = reason
         self.file = Path(file)

@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from process.text import printable_line
 from process.tls import TlsFiles, is_address
 
-LONGEST_S = 31_536_000.0
+MAX_S = 31_536_000.0
 """Largest time in seconds: a year. Threads cannot wait for arbitrarily long."""
 
 _SECRET = re.compile("password|secret|token|key", re.IGNORECASE)

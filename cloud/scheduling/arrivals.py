@@ -19,7 +19,7 @@ TURN = 8.0
 STATS_PER_ROUTINE = 3
 """Stat ROIs that are read before the next aged routine ROI, while both wait."""
 
-RECENT_S, SHORTEST_S = 30.0, 0.25
+RECENT_S, MIN_S = 30.0, 0.25
 """Stat is expected at its rate of the last half minute, or of the latest part of it with a higher
 one: where it has just begun, the mean would let routine in that soon gives way."""
 
@@ -82,7 +82,7 @@ class Arrivals:
         if not came:
             return 0.0, 0.0
         counts, sums = [n for _, n in came], itertools.accumulate([n for _, n in reversed(came)])
-        since_s = [max(SHORTEST_S, now_s - at_s) for at_s, _ in reversed(came)]
+        since_s = [max(MIN_S, now_s - at_s) for at_s, _ in reversed(came)]
         per_s = max(map(truediv, sums, since_s))
         part = min(per_s * each_s, STATS_PER_ROUTINE / (1 + STATS_PER_ROUTINE))
         return part, sum([n * n for n in counts]) / sum(counts)

@@ -49,9 +49,9 @@ FIRST_RETRY_S, FIRST_RETRY_SHARE = 2.0, 0.2
 during a retry waits for its end."""
 MAX_RETRY_SHARE = 0.5
 """Limit of any retry as a share of the deadline: a new study keeps at least half of its time."""
-QUIET_S, LONGEST_WAIT_S = 60.0, 300.0
+QUIET_S, MAX_WAIT_S = 60.0, 300.0
 """A version is written though verdicts are missing when no verdict has come for ``QUIET_S``, and
-``LONGEST_WAIT_S`` after its first one. Each version is a set of objects in the archive."""
+``MAX_WAIT_S`` after its first one. Each version is a set of objects in the archive."""
 DAY_S = 86_400.0
 MB = 1_000_000
 
@@ -286,7 +286,7 @@ class Amender:
             read = self._pending.add_verdicts(read, answers)
             now_s = self._clock()
             _, before_s = self._due_s.get(key, (now_s, now_s))
-            latest_s = now_s + LONGEST_WAIT_S if is_first else before_s
+            latest_s = now_s + MAX_WAIT_S if is_first else before_s
             self._due_s[key] = now_s + QUIET_S, latest_s
             if self._is_ready(read):
                 self._write(read)

@@ -15,7 +15,7 @@ from edge.settings.core import EdgeSettings
 from edge.status.users import NAMELESS_USER, Role, is_name, put_user
 from process.text import printable
 
-LEAST_PASSWORD = 8
+MIN_PASSWORD = 8
 
 app = typer.Typer()
 
@@ -55,8 +55,8 @@ def password(
     if ":" in user or not is_name(user):
         raise typer.BadParameter("a name without colons and control characters is expected")
     text = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
-    if len(text) < LEAST_PASSWORD:
-        raise typer.BadParameter(f"a password of at least {LEAST_PASSWORD} characters is expected")
+    if len(text) < MIN_PASSWORD:
+        raise typer.BadParameter(f"a password of at least {MIN_PASSWORD} characters is expected")
     given = put_user(file.absolute(), user, role, text)
     typer.echo(printable(f'{user} is {given}: page.password_file = "{file.absolute()}"'))
 

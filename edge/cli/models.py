@@ -10,7 +10,7 @@ from rich.table import Table
 
 from edge.audit import Person
 from edge.cli.output import Config, Json, load, show
-from edge.models.agreement import LEAST_STUDIES
+from edge.models.agreement import MIN_STUDIES
 from edge.models.fetch import fetch
 from edge.models.store import SHIPPED, ModelsState, models_state, promote, roll_back
 from edge.settings.core import EdgeSettings
@@ -109,7 +109,7 @@ def tables(state: ModelsState, settings: EdgeSettings) -> list[RenderableType]:
     facts.add_column("compared with the active model")
     facts.add_column("value", justify="right")
     rows = {
-        "studies": f"{seen.studies} of {LEAST_STUDIES}",
+        "studies": f"{seen.studies} of {MIN_STUDIES}",
         "findings that it puts forward too": f"{seen.kept} of {seen.findings}",
         "findings of its own, a study": f"{seen.added:.2f}",
         "regions to the cloud, a study": f"{seen.regions_after:.1f}, before"

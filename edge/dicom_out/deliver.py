@@ -11,7 +11,7 @@ pauses as a whole. An object that is refused pauses alone, and becomes a dead le
 
 A SOP class that a target does not take is a property of the target, noted once: no study waits for
 it. It is offered again with all that the target gets, behind the rest. Of a version of which a
-target takes nothing, it is asked alone once in `LONGEST_PAUSE_S`, and the version waits.
+target takes nothing, it is asked alone once in `MAX_PAUSE_S`, and the version waits.
 """
 
 import random
@@ -44,7 +44,7 @@ from imaging.errors import is_machine_fault
 from process import tracing
 from process.backoff import Jitter, pause_s
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 900.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 900.0
 MAX_ATTEMPTS = 12
 """Attempts that a target may refuse; with their pauses they take about half an hour."""
 MAX_MAKING = 3
@@ -252,7 +252,7 @@ class Sender:
             self._refused(delivery, sent)
         elif sent.unreachable or (lacks and not (sent.stored or delivery.stored)):
             if not sent.unreachable:
-                self._refused_until[_identity(delivery)] = self._clock() + LONGEST_PAUSE_S
+                self._refused_until[_identity(delivery)] = self._clock() + MAX_PAUSE_S
             waits = DeliveryStep.SENDING, sent.unreachable or lacks, sent.stored
             self._noted(exports.ended, delivery, *waits, counts=False)
         else:
@@ -296,7 +296,7 @@ class Sender:
             counts = {"stored": len(sent.stored), "refused": len(sent.refused)}
             span.set_attributes(tracing.attributes(**counts, unreachable=bool(sent.unreachable)))
         if is_alone and not sent.unreachable:
-            self._asks_again_s = self._clock() + LONGEST_PAUSE_S
+            self._asks_again_s = self._clock() + MAX_PAUSE_S
         self._last |= {classes[name] for name, why in sent.refused.items() if why.is_last}
         self._taken |= {classes[name] for name in sent.stored}
         not_taken = {
@@ -359,7 +359,7 @@ def _identity(delivery: Delivery) -> tuple[str, int, int]:
 
 
 def _pause_s(failures: int, jitter: Jitter) -> float:
-    return pause_s(failures, FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter)
+    return pause_s(failures, FIRST_PAUSE_S, MAX_PAUSE_S, jitter)
 
 
 Work = Callable[[], bool]

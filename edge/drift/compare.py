@@ -21,7 +21,7 @@ from edge.drift.observe import BINS, Observation, bin_of
 
 BASELINE, RECENT = 100, 100
 """Studies of the baseline, and the most of the last time."""
-LEAST = 30
+MIN_RECENT = 30
 """The fewest studies of the last time, after the baseline, that are compared."""
 
 PERMUTATIONS = 1999
@@ -35,7 +35,7 @@ STRONG = 0.1
 
 PSI_WATCH, PSI_ALARM = 0.1, 0.25
 SHARE_WATCH, SHARE_ALARM = 0.1, 0.2
-_LEAST_SHARE = 0.05  # of the baseline in each bin of an index
+_MIN_SHARE = 0.05  # of the baseline in each bin of an index
 _COUNT_QUANTILES = (0.2, 0.4, 0.6, 0.8)
 
 LAST_IMAGES = 10
@@ -93,7 +93,7 @@ class Measure:
 class Drift:
     """What is known of drift: the two groups of studies, and their comparison.
 
-    ``measures`` is empty until there are `BASELINE` studies and `LEAST` after them.
+    ``measures`` is empty until there are `BASELINE` studies and `MIN_RECENT` after them.
     """
 
     model: str
@@ -124,7 +124,7 @@ def compare(model: str, baseline: Sequence[Observation], recent: Sequence[Observ
 
 
 def _of_candidates(baseline: Sequence[Observation], recent: Sequence[Observation]) -> list[Measure]:
-    if len(baseline) < BASELINE or len(recent) < LEAST:
+    if len(baseline) < BASELINE or len(recent) < MIN_RECENT:
         return []
     every, count = [*baseline, *recent], len(baseline)
     scores = np.array([one.scores for one in every], dtype=np.float64)
@@ -213,9 +213,9 @@ def _share(counts: Floats) -> Floats:
 
 
 def _merged(scores: Floats, baseline: int) -> Floats:
-    """Join neighbouring bins until each has `_LEAST_SHARE` of the baseline."""
+    """Join neighbouring bins until each has `_MIN_SHARE` of the baseline."""
     total = scores[:baseline].sum(0)
-    least, starts, held = _LEAST_SHARE * total.sum(), [0], 0.0
+    least, starts, held = _MIN_SHARE * total.sum(), [0], 0.0
     for number in range(BINS):
         if held >= least and total[number:].sum() >= least:
             starts.append(number)

@@ -33,7 +33,7 @@ from protos.overread_pb2_grpc import OverreadStub
 
 log = structlog.get_logger()
 
-RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
+RECONNECT_PAUSE_S, FIRST_PAUSE_S, MAX_PAUSE_S = 0.01, 0.1, 1.0
 
 
 class SecondReader(Protocol):
@@ -65,7 +65,7 @@ class SecondReader(Protocol):
         """Read ROIs that were cut before, by ``deadline``."""
 
 
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 """Streams that are opened for one study within its deadline."""
 
 
@@ -118,7 +118,7 @@ class Escalator:
         on_sending: OnSending = lambda _sending: None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Jitter = random.uniform,
-        most_attempts: int = MOST_ATTEMPTS,
+        most_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         clouds = [(channel, link, settings.cloud.address or "")]
         if fallback:
@@ -252,7 +252,7 @@ class Escalator:
         """
         first_s = RECONNECT_PAUSE_S if isinstance(fault, Unreachable) else FIRST_PAUSE_S
         least_s = (fault.retry_s if fault is not None else None) or 0.0
-        return least_s + pause_s(attempts, first_s, LONGEST_PAUSE_S, self._jitter, least=0.0)
+        return least_s + pause_s(attempts, first_s, MAX_PAUSE_S, self._jitter, least=0.0)
 
 
 def open_second_reader(

@@ -28,7 +28,7 @@ ROI_SHAPE = (ROI_SIDE, ROI_SIDE, ROI_SIDE)
 RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
 """Faults of a stream, or refusals of one ROI, after which a retry may help."""
 
-LARGEST_MM = 200.0
+MAX_MM = 200.0
 """A larger diameter is not plausible for a nodule: the verdict is refused."""
 
 
@@ -150,8 +150,8 @@ def _implausible(verdict: Verdict) -> str:
     """Return what in a verdict is implausible, or an empty text. NaN fails every comparison."""
     if not 0.0 <= verdict.probability <= 1.0:
         return f"invalid probability {verdict.probability}, expected 0 to 1"
-    if not 0.0 < verdict.diameter_mm <= LARGEST_MM:
-        return f"invalid diameter {verdict.diameter_mm} mm, expected 0 to {LARGEST_MM:g} mm"
+    if not 0.0 < verdict.diameter_mm <= MAX_MM:
+        return f"invalid diameter {verdict.diameter_mm} mm, expected 0 to {MAX_MM:g} mm"
     if verdict.malignancy is not None and not 0.0 <= verdict.malignancy <= 1.0:
         return f"invalid malignancy score {verdict.malignancy}, expected 0 to 1"
     if not all(0.0 <= s < math.inf for s in (verdict.queue_s, verdict.compute_s)):

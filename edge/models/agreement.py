@@ -17,15 +17,15 @@ from models.runtime.detection import Candidate
 
 NEAR_MM = 5.0
 """Two candidates are the same within this distance, or within half of the larger diameter."""
-LEAST_STUDIES = 20
+MIN_STUDIES = 20
 """Studies that must have been compared before a model may be promoted."""
-LEAST_KEPT = 0.95
+MIN_KEPT = 0.95
 """Least part of the findings that the new model must put forward too."""
-MOST_ADDED = 0.5
+MAX_ADDED = 0.5
 """Findings a study that only the new model has, on average, at most."""
-MOST_REGIONS, MORE_REGIONS = 1.5, 2.0
+MAX_REGIONS, MORE_REGIONS = 1.5, 2.0
 """The largest ratio of the regions sent, new model to active, and what is allowed beyond it."""
-MOST_TIME = 1.5
+MAX_TIME = 1.5
 """The largest ratio of the times, new model to active."""
 
 
@@ -99,26 +99,26 @@ class Agreement:
     def problems(self) -> list[str]:
         """Return why the new model may not be promoted by itself; empty for nothing."""
         found = []
-        if self.studies < LEAST_STUDIES:
-            found.append(f"{self.studies} studies were compared, expected {LEAST_STUDIES}")
+        if self.studies < MIN_STUDIES:
+            found.append(f"{self.studies} studies were compared, expected {MIN_STUDIES}")
         if self.kept_share is None:
             found.append("no study with a finding was compared")
-        elif self.kept_share < LEAST_KEPT:
+        elif self.kept_share < MIN_KEPT:
             found.append(
                 f"it puts forward {self.kept} of {self.findings} findings"
-                f" ({100 * self.kept_share:.0f} %), expected {100 * LEAST_KEPT:g} %"
+                f" ({100 * self.kept_share:.0f} %), expected {100 * MIN_KEPT:g} %"
             )
-        if self.added > MOST_ADDED:
+        if self.added > MAX_ADDED:
             found.append(
-                f"it has {self.added:.1f} findings a study of its own, at most {MOST_ADDED:g}"
+                f"it has {self.added:.1f} findings a study of its own, at most {MAX_ADDED:g}"
             )
-        most = MOST_REGIONS * self.regions_before + MORE_REGIONS
+        most = MAX_REGIONS * self.regions_before + MORE_REGIONS
         if self.regions_after > most:
             found.append(
                 f"it sends {self.regions_after:.1f} regions a study, expected at most {most:.1f}"
             )
-        if self.time_ratio is not None and self.time_ratio > MOST_TIME:
-            found.append(f"it takes {self.time_ratio:.1f} times as long, at most {MOST_TIME:g}")
+        if self.time_ratio is not None and self.time_ratio > MAX_TIME:
+            found.append(f"it takes {self.time_ratio:.1f} times as long, at most {MAX_TIME:g}")
         return found
 
 

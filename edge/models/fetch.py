@@ -42,8 +42,8 @@ from edge.site import Site
 from models.runtime import MANIFEST, SIGNATURES
 from models.runtime.errors import ModelError
 from models.runtime.package import (
-    MOST_MANIFEST,
-    MOST_MODEL,
+    MAX_MANIFEST,
+    MAX_MODEL,
     WEIGHTS,
     Package,
     is_version,
@@ -59,7 +59,7 @@ from protos.overread_pb2_grpc import OverreadStub
 
 TRANSFER_S = 900.0
 """Longest time of one transfer; the next one continues it."""
-MOST_HELD = 16
+MAX_HELD = 16
 """Files that a request names."""
 FETCH_EVERY_S = 86_400.0
 """Time between two requests for a new model."""
@@ -141,7 +141,7 @@ class _Transfer:
         request = pb.GetModelRequest(
             kind=pb.MODEL_KIND_SCREENING,
             version=known.version if known else shipped,
-            held=list(_held(top_of(self._site)))[:MOST_HELD],
+            held=list(_held(top_of(self._site)))[:MAX_HELD],
         )
         metadata = ((SITE_KEY, self._settings.site),) if self._settings.site else None
         call: Any = stub.GetModel(request, timeout=TRANSFER_S, metadata=metadata)
@@ -187,11 +187,11 @@ class _Transfer:
     def _accept(self, offer: pb.ModelOffer) -> Path:
         """Check an offer, and store its manifest durably; return the folder of its version."""
         self._offered = offer.version if is_version(offer.version) else ""
-        if len(offer.manifest) > MOST_MANIFEST or len(offer.signatures) > MOST_MANIFEST:
-            raise RefusedModel(f"a manifest of more than {MOST_MANIFEST} bytes")
-        if not 0 < offer.bytes <= MOST_MODEL or len(offer.sha256) != 32:
+        if len(offer.manifest) > MAX_MANIFEST or len(offer.signatures) > MAX_MANIFEST:
+            raise RefusedModel(f"a manifest of more than {MAX_MANIFEST} bytes")
+        if not 0 < offer.bytes <= MAX_MODEL or len(offer.sha256) != 32:
             size = f"{offer.bytes} bytes and a hash of {len(offer.sha256)}"
-            raise RefusedModel(f"a model file of {size}, expected at most {MOST_MODEL} and 32")
+            raise RefusedModel(f"a model file of {size}, expected at most {MAX_MODEL} and 32")
         folder = folder_of(self._site, offer.version)
         with self._step(ModelStep.OFFERED):
             new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))

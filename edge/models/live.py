@@ -46,7 +46,7 @@ from models.runtime.screener import open_screener
 USUAL_BOX = (288, 224, 272)  # (z, y, x) in mm; the first, which takes longer, is an empty one
 LOOK_S = 1.0
 """The choice in the database is read at most once in this time."""
-MOST_FAILURES = 3
+MAX_FAILURES = 3
 """After this number of errors this process no longer tries a model in shadow."""
 AUTO = "auto"
 """The value of the setting ``engine`` that leaves the choice to the program."""
@@ -191,7 +191,7 @@ class LiveModels:
     def _try(self, store: ModelStore, package: StoredPackage, seen: _Seen) -> None:
         """Read a lung box with the model in shadow, and store how far it agrees."""
         version = package.version
-        if self._failures[version] >= MOST_FAILURES:
+        if self._failures[version] >= MAX_FAILURES:
             return
         try:
             reader = self._reader_in_shadow(package)
@@ -203,7 +203,7 @@ class LiveModels:
             self._failures[version] += 1
             reason = f"{type(error).__name__}: {error}"
             log.error("model in shadow failed", version=version, reason=reason)
-            if isinstance(error, RefusedModel) or self._failures[version] == MOST_FAILURES:
+            if isinstance(error, RefusedModel) or self._failures[version] == MAX_FAILURES:
                 store.refuse(version, reason, AGENT)
                 remove_version(folder_of(self._site, version))
             return

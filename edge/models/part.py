@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from edge.audit import Person
 from edge.checks import Checked, Level, Results
 from edge.database import Schema
-from edge.models.agreement import LEAST_STUDIES
+from edge.models.agreement import MIN_STUDIES
 from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetching
 from edge.models.live import LiveModels
@@ -97,7 +97,7 @@ class ModelsPart(Part):
     def _values(self) -> Mapping[str, Any]:
         site = self.agent.site
         shipped = site.settings.screening_model
-        return {"state": models_state(site), "wanted": LEAST_STUDIES, "shipped": shipped}
+        return {"state": models_state(site), "wanted": MIN_STUDIES, "shipped": shipped}
 
     def _promote(self, form: Mapping[str, str], by: Person) -> None:
         promote(self.agent.site, user=by.user, version=form.get("version", ""))

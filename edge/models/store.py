@@ -30,7 +30,7 @@ SHIPPED = ""
 """Stands for the model of the setting ``screening_model`` in the package's own folder."""
 AGENT = "agent"
 """Who acts, in the audit trail, where no person does."""
-MOST_COMPARED = 1000
+MAX_COMPARED = 1000
 """Studies of one model whose comparison is kept; the oldest are removed."""
 
 _TABLES = """
@@ -201,7 +201,7 @@ class ModelStore:
             self.database.execute(
                 "DELETE FROM model_compared WHERE rowid IN (SELECT rowid FROM model_compared"
                 " WHERE version = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
-                (version, MOST_COMPARED),
+                (version, MAX_COMPARED),
             )
 
     def compared(self, version: str, active: str) -> list[Compared]:

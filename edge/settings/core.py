@@ -17,7 +17,7 @@ from pydantic_settings import SettingsConfigDict
 from edge.errors import BadSettings
 from edge.settings.receive import ReceiveSettings
 from edge.settings.targets import TargetSettings
-from process.settings import LONGEST_S, InvalidSettings, ListenAddress, ProcessSettings, Table, load
+from process.settings import MAX_S, InvalidSettings, ListenAddress, ProcessSettings, Table, load
 from process.tls import ServerTlsFiles, TlsFiles, is_address, is_loopback, replicas_of
 from process.tracing import Traces
 from protos.messages import MAX_SITE_CHARACTERS
@@ -53,7 +53,7 @@ class CloudClientSettings(Table):
     tls: TlsFiles = Field(default_factory=TlsFiles)
     insecure: bool = False
     model: str = ""
-    health_check_s: float = Field(default=5.0, ge=0, le=LONGEST_S)
+    health_check_s: float = Field(default=5.0, ge=0, le=MAX_S)
     max_rois: int = Field(default=100, ge=1)
     characterize: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
@@ -234,10 +234,10 @@ class EdgeSettings(ProcessSettings):
     inbox: Path = Path("inbox")
     outbox: Path = Path("outbox")
     state_dir: Path = Path("state")
-    quiet_s: float = Field(default=5.0, gt=0, le=LONGEST_S)
-    poll_s: float = Field(default=0.5, gt=0, le=LONGEST_S)
-    deadline_s: float = Field(default=10.0, gt=0, le=LONGEST_S)
-    reserve_s: float = Field(default=2.0, ge=0, le=LONGEST_S)
+    quiet_s: float = Field(default=5.0, gt=0, le=MAX_S)
+    poll_s: float = Field(default=0.5, gt=0, le=MAX_S)
+    deadline_s: float = Field(default=10.0, gt=0, le=MAX_S)
+    reserve_s: float = Field(default=2.0, ge=0, le=MAX_S)
     site: str = Field(
         default="",
         max_length=MAX_SITE_CHARACTERS,

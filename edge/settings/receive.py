@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from edge.settings.tokens import read_token
-from process.settings import LONGEST_S, ListenAddress, Table
+from process.settings import MAX_S, ListenAddress, Table
 from process.tls import ServerTlsFiles, is_loopback
 
 _AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"  # PS3.5, VR AE
@@ -145,7 +145,7 @@ class ReceiveSettings(Table):
     stow: StowReceiveSettings = Field(default_factory=StowReceiveSettings)
     max_instance_mb: int = Field(default=1024, ge=1, le=4000)
     min_free_mb: int = Field(default=1000, ge=1)
-    timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
+    timeout_s: float = Field(default=60.0, ge=1, le=MAX_S)
     complete_at_end: bool = False
 
     @property

@@ -8,7 +8,7 @@ one still, the file of users says at each request. Failed logins refuse nobody: 
 The guard is before all pages: who calls, from which page, with which form; and safe headers. GET
 and HEAD change nothing but the audit trail. A POST needs a user, an ``Origin`` that is this server,
 and the user's form token; all but `READERS_POST` are for operators. A form is read here and nowhere
-else, up to `MOST_BODY`.
+else, up to `MAX_BODY`.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from edge.errors import BadSettings, EdgeError
 from edge.settings.receive import plain_address
 from edge.site import Site
 from edge.status.users import (
-    MOST_NAME,
+    MAX_NAME,
     NAMELESS_USER,
     NOBODY,
     Account,
@@ -55,9 +55,9 @@ SESSION_S = 8 * 3600.0
 FAILED_S = 0.5
 """A failed login takes so much longer; no other is checked meanwhile."""
 
-MOST_BODY, BODY_S = 8192, 10.0
+MAX_BODY, BODY_S = 8192, 10.0
 """Bytes of a form, and the time in which it must arrive."""
-MOST_PATH = 200
+MAX_PATH = 200
 """Letters of a path; all that lead to a page are shorter."""
 TOKEN = "token"
 """Name of the form token in a form; as a header it is `TOKEN_HEADER`."""
@@ -209,7 +209,7 @@ class Authenticator:
                 users cannot be read.
         """
         users = self._users()
-        name = name[:MOST_NAME] if self.asks_name else NAMELESS_USER
+        name = name[:MAX_NAME] if self.asks_name else NAMELESS_USER
         account = users.get(name)
         # an unknown name takes as long as a wrong password
         is_right = is_password(text, account.hash if account else NOBODY)
@@ -341,7 +341,7 @@ class Guard:
         if self._authenticator.is_open and not is_loopback(f"{host}:0" if is_bare else host):
             # a page of another site whose name leads to this machine would be the same origin
             return _refused(421, "This page is for this machine alone: use http://localhost.")
-        if len(path) > MOST_PATH:
+        if len(path) > MAX_PATH:
             return _refused(404, "There is no such page.")
         if method not in ("GET", "HEAD", "POST"):
             return _refused(405, "Only GET, HEAD and POST.")
@@ -413,7 +413,7 @@ def audited(site: Site, event: Event, by: Person, **facts: Any) -> bool:
 async def _read_form(request: Request, token: str) -> Response | None:
     """Read the form into the request's state; return the answer to one that is refused."""
     length = request.headers.get("content-length", "")
-    if not length.isdecimal() or int(length) > MOST_BODY:
+    if not length.isdecimal() or int(length) > MAX_BODY:
         return _refused(413, "The form is too long.")
     try:
         body = b"".join(

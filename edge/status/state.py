@@ -39,9 +39,9 @@ PICTURE = re.compile(r"overview\.jpg|finding_[0-9]{2}\.jpg")
 
 INBOX_S = 2.0
 """The inbox is listed at most once in this time, however many look."""
-MOST_REPORTS = 200
+MAX_REPORTS = 200
 """Reports that are kept parsed."""
-LONGEST_REPORT = 20_000_000
+MAX_REPORT = 20_000_000
 """Bytes of a report; a longer file is none of ours."""
 
 _READ = "step IN ('done', 'reported') AND id NOT IN (SELECT part_key FROM parts)"
@@ -198,7 +198,7 @@ class SiteState:
         """Return the outlines of a report's newest version by number; none where it has none."""
         try:
             file = self._report_folder(study) / OUTLINES
-            if file.is_symlink() or file.stat().st_size > LONGEST_REPORT:
+            if file.is_symlink() or file.stat().st_size > MAX_REPORT:
                 return {}
             return read_outlines(file.read_bytes())
         except (OSError, ValueError):  # missing or damaged
@@ -242,7 +242,7 @@ class SiteState:
         return folder
 
 
-@lru_cache(MOST_REPORTS)
+@lru_cache(MAX_REPORTS)
 def _parsed(path: Path, _state: object, size: int) -> Json | None:
     """Return a report of this version of the program; None where it is none.
 
@@ -251,5 +251,5 @@ def _parsed(path: Path, _state: object, size: int) -> Json | None:
     Raises:
         OSError, ValueError: it cannot be read, is too long or no JSON.
     """
-    values = json.loads(path.read_bytes() if size <= LONGEST_REPORT else b"")
+    values = json.loads(path.read_bytes() if size <= MAX_REPORT else b"")
     return values if isinstance(values, dict) and values.get("schema") == SCHEMA else None

@@ -20,7 +20,7 @@ from edge.atomic_files import write_atomically
 from edge.errors import BadSettings
 from process.files import state_of
 
-MOST_NAME = 64
+MAX_NAME = 64
 """Longest name in characters."""
 NAMELESS_USER = "operator"
 """The user of a file that holds a password without a name."""
@@ -63,7 +63,7 @@ def is_password(text: str, hashed: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Tell whether a user may have this name."""
-    return 0 < len(text) <= MOST_NAME and text.isprintable() and text == text.strip()
+    return 0 < len(text) <= MAX_NAME and text.isprintable() and text == text.strip()
 
 
 def load_users(path: Path) -> Mapping[str, Account]:

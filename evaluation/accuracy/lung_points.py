@@ -15,7 +15,7 @@ _TISSUE_HU = (-965, -500)
 _AIRWAY_CELLS = 1.5
 _WINDPIPE_CELLS = 38
 """Slices with less air, 600 mm2, may show the windpipe alone."""
-_LEAST_SHARE = 0.2
+_MIN_SHARE = 0.2
 """Of the largest piece. The product takes 90 ml of bowel in a shared scan for a piece of lung."""
 
 
@@ -28,5 +28,5 @@ def lung_points_mm(box: Preprocessed) -> FloatArray:
     pieces = labelled(opened(tissue.astype(np.uint8), _AIRWAY_CELLS))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0  # label 0 is the background
-    cells = np.argwhere((sizes >= _LEAST_SHARE * sizes.max(initial=1))[pieces]) + 0.5
+    cells = np.argwhere((sizes >= _MIN_SHARE * sizes.max(initial=1))[pieces]) + 0.5
     return box.source.to_world(cells * lungs.shape / lungs.air.shape - 0.5)

@@ -25,7 +25,7 @@ from imaging.read import read_study
 from imaging.volume import Geometry, triple
 from models.data.cubes import Cube, read_cubes
 from models.runtime.detection import Candidate, Peaks, strongest
-from models.runtime.screener import MOST_CANDIDATES
+from models.runtime.screener import MAX_CANDIDATES
 from models.training.tiles import tiles
 
 CAVEAT = "Only some lesions of each scan are known: a few of the false positives may be true."
@@ -144,6 +144,6 @@ def strongest_apart(candidates: Sequence[Candidate]) -> list[Candidate]:
         np.array([one.index_zyx for one in candidates], float).reshape(-1, 3),
         np.array([one.diameter_mm for one in candidates], float),
     )
-    kept = strongest([peaks], MOST_CANDIDATES)
+    kept = strongest([peaks], MAX_CANDIDATES)
     by_place = {one.index_zyx: one for one in candidates}
     return [by_place[triple(index)] for index in kept.index_zyx]

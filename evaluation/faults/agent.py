@@ -63,7 +63,7 @@ MANIFEST: Mapping[str, object] = {
     "merge": [0.0, 1.0, 1.0, -2.19, 9.0],
 }
 
-SHORTEST_S, LONGEST_S = 3600.0, 400 * 24 * 3600.0
+MIN_S, MAX_S = 3600.0, 400 * 24 * 3600.0
 """Of a jump: the longest is longer than pending reads are kept."""
 
 JUMPS, LOOKS = 1, 2
@@ -301,7 +301,7 @@ class WallClock:
 
     def jump(self) -> None:
         """Set the clock before or after the right time."""
-        by_s = SHORTEST_S * (LONGEST_S / SHORTEST_S) ** self._chance.random()
+        by_s = MIN_S * (MAX_S / MIN_S) ** self._chance.random()
         self._ahead_s = self._chance.choice((-1.0, 1.0)) * by_s
         self._counts[JUMPS] += 1
 

@@ -47,7 +47,7 @@ AWAY_STUDIES = 3
 FILL_SHARE = 10
 """Rounds of kills for each round of full disks: all studies of those must fit on the small disk."""
 
-LARGEST_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 """A larger filesystem is refused: it was not made for this test."""
 
 DOWN = (State.RESET, State.STALL, State.HALF_OPEN, State.BLACK_HOLE)
@@ -161,9 +161,9 @@ def at_random(fault: Fault, folder: Path, times: int | None, seed: int) -> dict[
 
 def require_small(at: Path) -> None:
     """Refuse a filesystem that was not made for a test."""
-    if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
+    if (size := shutil.disk_usage(at).total) > MAX_BYTES:
         raise typer.BadParameter(
-            f"{at} has a filesystem of {size} bytes, expected at most {LARGEST_BYTES}"
+            f"{at} has a filesystem of {size} bytes, expected at most {MAX_BYTES}"
         )
 
 

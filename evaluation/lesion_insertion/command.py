@@ -55,8 +55,8 @@ DECIDED = {
     "kept": "proposed and not dismissed", "finding": "findings", "listed": "in either list"
 }  # fmt: skip
 
-LEAST_KEPT = {NODULES: 0.975, TEXTURES[0]: 0.88}
-LEAST_AT_1, MOST_LOST, LEAST_GAIN = 0.94, 0.04, 0.03
+MIN_KEPT = {NODULES: 0.975, TEXTURES[0]: 0.88}
+MIN_AT_1, MAX_LOST, MIN_GAIN = 0.94, 0.04, 0.03
 """Required: the nodules that the edge keeps, the sensitivity to those of 5 mm and more at one false
 positive a scan, the share that slices of 5 mm lose, and the CPM that the cloud adds on validation.
 """
@@ -67,22 +67,22 @@ def _bars(result: Result) -> Iterator[Bar]:
     yield from bars(result)
     split = result["split"]
     for one in result.get("reports", ()):
-        what, kept = f"inserted {split} {one['lesions']}", LEAST_KEPT.get(one["lesions"])
+        what, kept = f"inserted {split} {one['lesions']}", MIN_KEPT.get(one["lesions"])
         if one["slices"] == OWN and kept:
             what = f"{what}: proposed and not dismissed"
             yield Bar(what, one["kept"]["value"], kept, SHARE, least=True)
         if one["slices"] == THICK_LESS and one["lesions"] == NODULES:
             what = f"{what}: findings lost in slices of 5 mm"
-            yield Bar(what, -one["finding"]["value"], MOST_LOST, SHARE)
+            yield Bar(what, -one["finding"]["value"], MAX_LOST, SHARE)
     for one in result.get("curves", ()):
         cpm, what = one["cpm"], f"inserted {split} {one['lesions']}"
         if one["lesions"] == LARGE and one["reader"] == result["reader"]:
             (at_1,) = (p for p in one["sensitivity"] if p["false_positives_per_scan"] == 1)
             what = f"{what}: found at 1 false positive a scan"
-            yield Bar(what, at_1["value"], LEAST_AT_1, SHARE, least=True)
+            yield Bar(what, at_1["value"], MIN_AT_1, SHARE, least=True)
         if one["lesions"] == NODULES and one["reader"] == GAIN:
             # of other patients than those of validation the interval must lie above zero
-            key, least = ("value", LEAST_GAIN) if split == VAL else ("low", 0.0)
+            key, least = ("value", MIN_GAIN) if split == VAL else ("low", 0.0)
             value = cpm[key] if split == VAL or cpm[key] > least else None
             what = f"{what}: CPM, {GAIN}" + (", lower end" if key == "low" else "")
             yield Bar(what, value, least, "{:.3f}", least=True, shown=text(cpm, "{:.3f}"))

@@ -63,7 +63,7 @@ SAMPLE_S = 0.5
 PAUSE_S = 1.0
 """A scanner waits so long before it sends again what was refused."""
 GROWTH_BAR = 0.1
-ROOM_SHARE, LEAST_ROOM_MB = 0.5, 1000
+ROOM_SHARE, MIN_ROOM_MB = 0.5, 1000
 """The agent may use so much of the size of all studies, and so much at least: others write too."""
 KEEP_GB = 0.3
 LIMIT_S = 3600.0
@@ -226,7 +226,7 @@ class Study:
 def endure(files: Files, count: int, work: Path, step: OnStep) -> dict[str, Any]:
     """Measure the rate, then send ``count`` studies; return the result."""
     size = sum(file.stat().st_size for file in files)
-    room = max(LEAST_ROOM_MB * MB, ROOM_SHARE * count * size)
+    room = max(MIN_ROOM_MB * MB, ROOM_SHARE * count * size)
     free_mb = max(1, int((shutil.disk_usage(work).free - room) / MB))
     bounds: dict[str, Any] = {"receive__min_free_mb": free_mb, "retention__studies_gb": KEEP_GB}
     with running_agent(work / "site", work / "edge.log", **bounds) as agent:

@@ -37,7 +37,7 @@ READINGS = 10
 BOX = (256, 224, 320)
 """Voxels of the lung box that the screening network is timed with."""
 
-MOST_MB = 1200.0
+MAX_MB = 1200.0
 """Required of the agent and its children together."""
 
 SHOWN = 12
@@ -49,7 +49,7 @@ MILLI, GIGA = 1e3, 1e9
 def bars(result: Result) -> Iterator[Bar]:
     """Yield the memory of the agent."""
     what = f"memory of the agent and its children, {result['slices']} slices"
-    yield Bar(what, result["together_mb"], MOST_MB, "{:.0f} MB")
+    yield Bar(what, result["together_mb"], MAX_MB, "{:.0f} MB")
 
 
 @command(

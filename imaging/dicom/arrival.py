@@ -27,7 +27,7 @@ _HEAD_BYTES = 1 << 16
 """Identifiers and counts of images lie before it: private groups of scanners take 10 kB at most."""
 _LAST_TAG = 0x00201209
 _IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_MOST_FOLDERS = 64
+_MAX_FOLDERS = 64
 """Of a study, of which an image each is looked at: 2 ms each. More are taken for one series."""
 _MAX_DIRECTORY_BYTES = 1 << 26
 """A record of a DICOMDIR takes some 500 bytes, so this is more than 100,000 of them."""
@@ -69,7 +69,7 @@ def missing_images(study: Path) -> int:
     """
     files, firsts, there = files_of(study), list[Arrived](), Counter[str]()
     folders = [list(group) for _, group in groupby(files, key=lambda file: file.parent)]
-    for beside in folders if len(folders) <= _MOST_FOLDERS else [files]:
+    for beside in folders if len(folders) <= _MAX_FOLDERS else [files]:
         if (first := next(filter(None, map(look, beside)), None)) is not None:
             firsts.append(first)
             there[first.series_uid] += len(beside)

@@ -42,7 +42,7 @@ _ELSEWHERE = {
 _OF_ONE_SERIES = (
     *("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID", "PatientPosition"),
 )
-_MOST_EMPTY = 0.1
+_MAX_EMPTY = 0.1
 _NAMES = ("BodyPartExamined", "SeriesDescription", "ProtocolName")
 _SHARP = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "SHARP", "YC", "YD", "YE"}
 
@@ -374,7 +374,7 @@ def _require_one_source(one: Series) -> None:
     for keyword in _OF_ONE_SERIES:
         values = [image.text(keyword).casefold().rstrip("^ =") for image in one.images]
         counted = Counter(values)
-        if counted[""] < _MOST_EMPTY * len(values):
+        if counted[""] < _MAX_EMPTY * len(values):
             del counted[""]
         if len(counted) > 1:
             usual, odd = (values.index(value) for value, _ in counted.most_common(2))

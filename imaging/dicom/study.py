@@ -55,7 +55,7 @@ _MAX_GAP_MM = 1.5
 """Half the diameter of the smallest nodule of calibration. Two scans that we have leave 1.25 mm."""
 _AGE = re.compile("(?!000)[0-9]{3}[DWMY]").fullmatch
 """An age as DICOM writes it; 000Y stands for a baby or for an unknown age."""
-_MOST_DIGITS = 9
+_MAX_DIGITS = 9
 """Of a number of images; a longer one is damaged."""
 _RANKING_STEP_MM = 8.0
 """At this distance the volume of the lungs in 15 whole scans comes out within 2 %."""
@@ -322,7 +322,7 @@ def _missing_images(images: Sequence[Instance], series: Series, folder: Path) ->
         numbers = {
             image.text("AcquisitionNumber") if keyword == "ImagesInAcquisition" else "": int(text)
             for image in series.images
-            if (text := image.text(keyword)).isdecimal() and len(text) <= _MOST_DIGITS
+            if (text := image.text(keyword)).isdecimal() and len(text) <= _MAX_DIGITS
         }
         announced = sum(numbers.values())
         if announced > len(belong):

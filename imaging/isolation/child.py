@@ -42,7 +42,7 @@ from imaging.selection import Preference, SelectSeries, SeriesSummary
 LOOKING = 5
 """Niceness of a child that reads a study for somebody who looks at it: others have a deadline."""
 
-_LOOK_S, _MOST_S = 0.02, 1.0
+_LOOK_S, _MAX_S = 0.02, 1.0
 """Between two looks for new files of a study that arrives, at first and at most."""
 _FEW = 8
 """More new files than these are decoded by all cores, as those of any other study."""
@@ -132,7 +132,7 @@ def _read_ahead(
             rehearsed = True
         _start_clock(0)
         # where nothing comes for long, or a look takes long, looks are rare
-        pause_s = 0.0 if new else min(2 * pause_s + _LOOK_S, _MOST_S) + 20 * looked_s
+        pause_s = 0.0 if new else min(2 * pause_s + _LOOK_S, _MAX_S) + 20 * looked_s
     return ahead
 
 

@@ -35,7 +35,7 @@ STATED = {
 SIDE_MM = 50
 """Side of a cube in voxels of 1 mm."""
 
-MOST_READERS = 16
+MAX_READERS = 16
 """A voxel has no more votes."""
 
 _PLACE = ("z", "y", "x", "diameter_mm")
@@ -162,6 +162,6 @@ def _arrays(path: Path) -> list[UInt8Array]:
         if one.dtype != np.uint8 or one.shape != (len(found[0]), *3 * (SIDE_MM,)):
             has = f"{name}: {one.dtype} {one.shape}"
             raise MissingData(path, f"{has}, expected uint8 (n, {SIDE_MM}, {SIDE_MM}, {SIDE_MM})")
-    if found[1].size and found[1].max() > MOST_READERS:
+    if found[1].size and found[1].max() > MAX_READERS:
         raise MissingData(path, f"votes: {found[1].max()} at a voxel, expected readers, not levels")
     return found

@@ -32,11 +32,11 @@ from models.runtime.detection import STRIDE, find_peaks, sigmoid
 from models.runtime.engines import Outputs
 from models.runtime.errors import EngineUnavailable, ModelError, ModelFailed
 from models.runtime.providers import absent
-from models.runtime.screener import LEAST_LOGIT, size_prior
+from models.runtime.screener import MIN_LOGIT, size_prior
 from models.runtime.session import open_session
 
 MODELS = ("screening-int8", "hybrid-int8")
-ROUNDS, LONGEST_S, HANGS_S = 30, 8.0, 900.0
+ROUNDS, MAX_S, HANGS_S = 30, 8.0, 900.0
 """Passes of each way, the time after which there are no more, and after which it is ended."""
 
 Decision = tuple[float, ...]
@@ -173,7 +173,7 @@ def _measured(artifact: Artifact, way: Way, usual: Artifact, scratch: Path) -> t
             began, passes = time.monotonic(), []
             for number in range(ROUNDS + 1):
                 # on a busy machine two passes count at least
-                if number > 2 and time.monotonic() - began > LONGEST_S:
+                if number > 2 and time.monotonic() - began > MAX_S:
                     break
                 passes.append((own(), other()))
     except ModelError as error:
@@ -204,7 +204,7 @@ def _decisions(artifact: Artifact, answer: Outputs) -> list[Decision]:
         chances = slope * answer[0][:, 0] + intercept
         return [(one >= 0, 100.0 * number) for number, one in enumerate(chances)]
     limits = artifact.settings.get("thresholds", {"possible": 0.5, "finding": 0.5})
-    peaks = find_peaks(answer[0][0], least_logit=LEAST_LOGIT, most=100, prior=size_prior)
+    peaks = find_peaks(answer[0][0], least_logit=MIN_LOGIT, most=100, prior=size_prior)
     scores = sigmoid(slope * peaks.logit + intercept)
     found = zip(scores, peaks.index_zyx, strict=True)
     return [(s >= limits["finding"], *at) for s, at in found if s >= limits["possible"]]

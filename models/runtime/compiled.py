@@ -21,7 +21,7 @@ with suppress(ImportError):  # without it, nothing is compiled
 
 CACHE = Path("~/.cache/overread/compiled")
 
-MOST_FILES = 16
+MAX_FILES = 16
 """Those that were used last are kept: a second reader has three, of 10 MB each."""
 
 _DIGEST_BYTES = 32
@@ -70,7 +70,7 @@ def _load(file: Path) -> bytes | None:
 
 
 def _store(file: Path, model: bytes) -> None:
-    """Write the file at once and whole, and remove the oldest beyond `MOST_FILES`."""
+    """Write the file at once and whole, and remove the oldest beyond `MAX_FILES`."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as stream:
@@ -80,6 +80,6 @@ def _store(file: Path, model: bytes) -> None:
     except OSError as error:
         _log.warning("cannot keep the compiled model in %s: %s", file.parent, error)
         return
-    for old in kept[MOST_FILES:]:
+    for old in kept[MAX_FILES:]:
         with suppress(OSError):
             old.unlink()

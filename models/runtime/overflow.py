@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto, numpy_helper
 
-LARGEST_INPUT, LARGEST_SUM = 255, 2**15 - 1
+MAX_INPUT, MAX_SUM = 255, 2**15 - 1
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INTEGER = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear")
 _MOVES = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -49,7 +49,7 @@ def _found(graph: GraphProto) -> Iterator[str]:
         for name in weights:
             levels = np.sort(numpy_helper.to_array(constants[name]).astype(int), axis=None)
             most = max(np.maximum(levels[-2:], 0).sum(), -np.minimum(levels[:2], 0).sum())
-            if LARGEST_INPUT * most > LARGEST_SUM:
+            if MAX_INPUT * most > MAX_SUM:
                 yield name
         graphs = (a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
         if node.op_type in _INTEGER or node.domain not in ("", "ai.onnx") or any(graphs):

@@ -18,11 +18,11 @@ from models.runtime.artifacts import every, find
 from models.runtime.errors import DamagedArtifact, UnfitArtifact, UntrustedManifest
 
 SCREENING = "screening"
-MOST_MANIFEST = 256 * 1024
+MAX_MANIFEST = 256 * 1024
 """Largest size of a manifest, and of the file of its signatures, in bytes."""
-MOST_MODEL = 64 * 2**20
+MAX_MODEL = 64 * 2**20
 """Largest size of a model file in bytes, compressed or not; the shipped ones have about 1 MB."""
-_MOST_UNPACKING = 100 * 2**20
+_MAX_UNPACKING = 100 * 2**20
 """Largest memory for unpacking, in bytes: xz needs the size of its dictionary, 65 MB at most."""
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -93,11 +93,11 @@ def open_offer(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -
         raise UntrustedManifest(f"{error.filename} is missing; {hint}") from error
     except OSError as error:
         raise DamagedArtifact(f"cannot read {error.filename}: {error.strerror}") from error
-    if max(len(manifest), len(signatures)) > MOST_MANIFEST:
-        raise DamagedArtifact(f"{folder}: a manifest of more than {MOST_MANIFEST} bytes")
+    if max(len(manifest), len(signatures)) > MAX_MANIFEST:
+        raise DamagedArtifact(f"{folder}: a manifest of more than {MAX_MANIFEST} bytes")
     packed = lzma.compress(content, preset=6 | lzma.PRESET_EXTREME)
-    if max(len(content), len(packed)) > MOST_MODEL:
-        raise DamagedArtifact(f"{name}: {len(content)} bytes, expected at most {MOST_MODEL}")
+    if max(len(content), len(packed)) > MAX_MODEL:
+        raise DamagedArtifact(f"{name}: {len(content)} bytes, expected at most {MAX_MODEL}")
     digest = hashlib.sha256(packed).digest()
     return Offer(package.version, name, manifest, signatures, packed, digest)
 
@@ -109,12 +109,12 @@ def unpacked(packed: bytes) -> bytes:
         DamagedArtifact: it is not in xz, incomplete, or too large.
     """
     try:
-        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_UNPACKING)
-        content = unpacker.decompress(packed, MOST_MODEL + 1)
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_UNPACKING)
+        content = unpacker.decompress(packed, MAX_MODEL + 1)
     except lzma.LZMAError as error:
         raise DamagedArtifact(f"the model file cannot be unpacked from xz: {error}") from error
-    if len(content) > MOST_MODEL:
-        raise DamagedArtifact(f"a model file of more than {MOST_MODEL} bytes")
+    if len(content) > MAX_MODEL:
+        raise DamagedArtifact(f"a model file of more than {MAX_MODEL} bytes")
     if not unpacker.eof:
         raise DamagedArtifact("the model file in xz is incomplete")
     return content

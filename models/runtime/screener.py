@@ -24,8 +24,8 @@ COARSE_MM = 2.0
 LARGE_MM = 28.0
 """The least diameter of candidates at half the resolution: four cells of its maps."""
 
-LEAST_LOGIT = -7.0
-MOST_CANDIDATES = 100
+MIN_LOGIT = -7.0
+MAX_CANDIDATES = 100
 """The weakest peak and the most candidates of a scan (LUNA16 takes 100 a scan too)."""
 
 
@@ -54,20 +54,20 @@ class Screener(Opened):
             index = (coarse.index_zyx + 0.5) * COARSE_MM - 0.5
             readings.append(replace(coarse, index_zyx=index).at(coarse.diameter_mm >= LARGE_MM))
         # twice as many as are returned: some lie outside the lungs or in the mirrored padding
-        found = strongest(readings, 2 * MOST_CANDIDATES)
+        found = strongest(readings, 2 * MAX_CANDIDATES)
         at = found.index_zyx
         size = np.array(box.voxels.shape)
         keep = box.inside(at, found.diameter_mm) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
         calibration = self.settings["calibration"]
-        return to_candidates(found.at(keep), box.geometry, calibration)[:MOST_CANDIDATES]
+        return to_candidates(found.at(keep), box.geometry, calibration)[:MAX_CANDIDATES]
 
     def _peaks(self, voxels: UInt8Array, voxel_mm: float = 1.0) -> Peaks:
         """Return the peaks in a box of that voxel size."""
         (maps,) = self.session.run(voxels[None, None])
         return find_peaks(
             maps[0],
-            least_logit=LEAST_LOGIT,
-            most=2 * MOST_CANDIDATES,
+            least_logit=MIN_LOGIT,
+            most=2 * MAX_CANDIDATES,
             prior=size_prior,
             voxel_mm=voxel_mm,
         )

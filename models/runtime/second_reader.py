@@ -20,7 +20,7 @@ Float32Array = npt.NDArray[np.float32]
 TEXTURES = ("ground glass", "part-solid", "solid")
 """The texture classes, in the order of their logits."""
 
-_LUNG_HU, _AERATED_HU, _LEAST_CONTRAST_HU = -850.0, -500.0, 100.0
+_LUNG_HU, _AERATED_HU, _MIN_CONTRAST_HU = -850.0, -500.0, 100.0
 """Of lung where none is seen around a nodule; the most that is lung; the least contrast."""
 _RIM_SHARE = 0.4
 """Share of the contrast from which a voxel outside of the outline belongs to something else."""
@@ -141,7 +141,7 @@ def half_contrast(roi: UInt8Array, logits: Float32Array, outline: float) -> Bool
     # the scanner's blur spares the core, which is as deep as the nodule is large
     cores = (depth > radius**2 for radius in (3, 2, 1, 0))
     contrast_hu = float(np.median(hu[next(core for core in cores if core.any())])) - lung_hu
-    if contrast_hu < _LEAST_CONTRAST_HU:
+    if contrast_hu < _MIN_CONTRAST_HU:
         return np.zeros_like(drawn)
     share = np.clip((hu - lung_hu) / contrast_hu, 0, 1)
     # The blur reaches a voxel further than readers draw. What is dense there is a vessel or wall.

@@ -13,7 +13,7 @@ from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
 from models.training.data import NONE, Batch, Piece, draw_batches
-from models.training.regions import LEAST_LOGIT, RegionDrawer, as_sample
+from models.training.regions import MIN_LOGIT, RegionDrawer, as_sample
 from models.training.screening import (
     apart,
     best_logit,
@@ -85,7 +85,7 @@ class HybridTask:
         # those that this network, not the screening ones, finds most like a nodule
         for scan, each in zip(composer.scans, zip(*self.drawer.peaks, strict=True), strict=True):
             # no copy of a scan has a name, nor other anatomy
-            false = [apart(of, scan, 3, LEAST_LOGIT).index_zyx for of in each if scan.name]
+            false = [apart(of, scan, 3, MIN_LOGIT).index_zyx for of in each if scan.name]
             places = np.concatenate([NONE[:, :3], *false])
             found = logits(network, _stacked([cut_roi(scan.voxels, at) for at in places]))
             hard.append(places[np.argsort(-found)[:MINED]])
@@ -128,7 +128,7 @@ def validation_of(
         regions.append(cut_roi(cube.voxels, place_of(cube.nodules[0], peaks.index_zyx)))
         logit.append(best_logit(peaks, cube.nodules[0]))
     for scan in scans:
-        peaks = apart(peaks_of_tiles(screener, scan.voxels), scan, 3, LEAST_LOGIT)
+        peaks = apart(peaks_of_tiles(screener, scan.voxels), scan, 3, MIN_LOGIT)
         other_logit += peaks.logit.tolist()
         for at in peaks.index_zyx:
             # the region ends where the cube of a nodule would: context must not tell the label

@@ -35,7 +35,7 @@ from models.training.data import (
 )
 from models.training.screening import apart, best_logit, hit_of, peaks_of
 
-LEAST_LOGIT = -6.0
+MIN_LOGIT = -6.0
 """Weaker candidates are not read. It is also the edge's logit of a nodule without a candidate."""
 
 NEIGHBOURS = 0.3
@@ -119,8 +119,8 @@ class RegionDrawer:
             sample = self.composer.draw(rng)
             peaks = peaks_of(self.screeners[which], sample.voxels)
         # the candidates that the edge would send; those on no mark are false
-        near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
-        false = apart(peaks, sample, 2.0, LEAST_LOGIT)
+        near = peaks.index_zyx[peaks.logit > MIN_LOGIT]
+        false = apart(peaks, sample, 2.0, MIN_LOGIT)
         # strong false candidates are drawn more often: the cloud is asked about these
         odds = 0.08 + sigmoid(false.logit + 2)
         # as many of each kind, so that the sample's composition does not tell the label
@@ -131,7 +131,7 @@ class RegionDrawer:
             chosen = rng.choice(len(odds), some, replace=False, p=odds / odds.sum())
             others = [self._cut(sample, np.append(false.index_zyx[i], 0.0), rng) for i in chosen]
         # nodules that the edge is unsure of are drawn more often, for the same reason
-        sure = np.array([max(best_logit(peaks, one), LEAST_LOGIT) for one in sample.nodules])
+        sure = np.array([max(best_logit(peaks, one), MIN_LOGIT) for one in sample.nodules])
         odds = 0.15 + sigmoid(1 - sure)
         some = min(max(count, 1), len(odds))
         found = rng.choice(len(odds), some, replace=False, p=odds / odds.sum()) if some else ()

@@ -1,4 +1,4 @@
-from cloud.cache import MOST_OF_STUDY, CacheKey, VerdictCache
+from cloud.cache import MAX_PER_STUDY, CacheKey, VerdictCache
 from protos.messages import Verdict
 
 VERDICT = Verdict(1, 0.5, 6.0, "m 1", 0.25, 0.125)
@@ -17,11 +17,11 @@ def test_the_oldest_is_evicted_when_the_cache_is_full() -> None:
 
 
 def test_one_study_neither_fills_the_cache_nor_makes_counting_slow() -> None:
-    cache = VerdictCache(2 * MOST_OF_STUDY, 60.0)
+    cache = VerdictCache(2 * MAX_PER_STUDY, 60.0)
     cache.put(CacheKey(("s", "other"), 1, b""), VERDICT)
-    for roi_id in range(4 * MOST_OF_STUDY):
+    for roi_id in range(4 * MAX_PER_STUDY):
         cache.put(CacheKey(("s", "k"), roi_id, b""), VERDICT)
-    assert cache.count(("s", "k")) == MOST_OF_STUDY
+    assert cache.count(("s", "k")) == MAX_PER_STUDY
     assert cache.count(("s", "other")) == 1
     assert cache.get(CacheKey(("s", "k"), roi_id, b"")) is not None
 

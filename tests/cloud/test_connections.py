@@ -26,14 +26,14 @@ from tests.cloud.running import (
 )
 from tests.pki import make_pki
 
-MOST, MOST_OF_CALLER, SILENT = 32, 8, 60
+MAX_CONNECTIONS, MAX_PER_CALLER, SILENT = 32, 8, 60
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud.server.CALLER_CONNECTIONS", MOST_OF_CALLER)
-    monkeypatch.setattr("cloud.server.CALLERS", MOST // MOST_OF_CALLER)
+    monkeypatch.setattr("cloud.server.CALLER_CONNECTIONS", MAX_PER_CALLER)
+    monkeypatch.setattr("cloud.server.CALLERS", MAX_CONNECTIONS // MAX_PER_CALLER)
 
 
 @contextlib.contextmanager
@@ -89,12 +89,16 @@ def test_in_a_crowd_the_newest_silent_connections_of_an_address_are_closed() -> 
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(make_roi(1))), timeout=60)
         until(lambda: cloud.taken == 1)
-        until(lambda: cloud.count("connections_ratio") == 1 / MOST_OF_CALLER)
-        with silent(cloud, MOST // 4 - 1, b""):
+        until(lambda: cloud.count("connections_ratio") == 1 / MAX_PER_CALLER)
+        with silent(cloud, MAX_CONNECTIONS // 4 - 1, b""):
             until(lambda: cloud.count("connections_ratio") == 1 / 4)  # no crowd: none is closed
             with silent(cloud, SILENT, b""):
                 until(lambda: cloud.count("connections_ratio") > 1 / 4)
-                until(lambda: cloud.count("connections_ratio") == (1 + MOST_OF_CALLER) / MOST)
+                until(
+                    lambda: (
+                        cloud.count("connections_ratio") == (1 + MAX_PER_CALLER) / MAX_CONNECTIONS
+                    )
+                )
                 cloud.reader.gate.set()
                 assert len(list(call)) == 3
                 assert len(read(cloud, make_stream(make_roi(1)))) == 2
@@ -125,7 +129,7 @@ def test_callers_behind_one_address_are_counted_by_their_certificates(
     tmp_path: Path, address: str
 ) -> None:
     """Beyond the limit of one, the error says it; studies under way go on."""
-    few, many = MOST_OF_CALLER + 1, 2 * MOST_OF_CALLER
+    few, many = MAX_PER_CALLER + 1, 2 * MAX_PER_CALLER
     names = [f"edge{number}" for number in range(many - few)]
     clients = {name: (f"CN={name}", f"subjectAltName=DNS:{name}") for name in names}
     pki = make_pki(tmp_path, server=("CN=server", "subjectAltName=IP:127.0.0.1"), **clients)
@@ -141,21 +145,21 @@ def test_callers_behind_one_address_are_counted_by_their_certificates(
             (refused,) = (call for call in shared if call.done())
             assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert refused.details() == (
-                f"edge0 at 127.0.0.1 has {MOST_OF_CALLER} open connections, "
-                f"the limit is {MOST_OF_CALLER}"
+                f"edge0 at 127.0.0.1 has {MAX_PER_CALLER} open connections, "
+                f"the limit is {MAX_PER_CALLER}"
             )
             until(lambda: cloud.taken == many - 2)
             assert cloud.count("connections_ratio") == 1.0
             assert not any(call.done() for call in own)
             next(call for call in shared if not call.done()).cancel()
-        with studies(to, MOST_OF_CALLER, files[:1]):  # those before are not counted
-            until(lambda: cloud.open_streams == MOST_OF_CALLER)
+        with studies(to, MAX_PER_CALLER, files[:1]):  # those before are not counted
+            until(lambda: cloud.open_streams == MAX_PER_CALLER)
 
 
 def test_without_a_certificate_the_address_is_the_caller() -> None:
-    with run_cloud(max_streams=256) as cloud, studies(cloud.address, MOST_OF_CALLER + 2) as calls:
+    with run_cloud(max_streams=256) as cloud, studies(cloud.address, MAX_PER_CALLER + 2) as calls:
         until(lambda: sum(call.done() for call in calls) == 2)
-        assert cloud.open_streams == MOST_OF_CALLER
+        assert cloud.open_streams == MAX_PER_CALLER
         assert "127.0.0.1 has 8 open connections" in next(c for c in calls if c.done()).details()
 
 

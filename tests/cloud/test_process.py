@@ -40,7 +40,7 @@ import cloud.instances as instances
 import cloud.watchdog as watchdog
 from models.runtime.second_reader import Readings
 
-watchdog.LEAST_HUNG_S = float(os.environ.get("LEAST_HUNG_S", "3600"))
+watchdog.MIN_HUNG_S = float(os.environ.get("MIN_HUNG_S", "3600"))
 
 class Mean:
     name, version, engine, roi_shape = "mean", "1.0", "numpy", (4, 4, 4)
@@ -200,7 +200,7 @@ def send_roi(stub: Any) -> Any:
 
 def test_a_hanging_model_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Health says so, its callers get an error, and the supervisor can start it again."""
-    monkeypatch.setenv("LEAST_HUNG_S", "0.5")
+    monkeypatch.setenv("MIN_HUNG_S", "0.5")
     with (
         run_process(tmp_path) as (process, address, stub),
         grpc.insecure_channel(address) as channel,

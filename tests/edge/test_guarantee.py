@@ -26,7 +26,7 @@ from protos.messages import Verdict
 from tests.edge.builders import GUARANTEE, TERMS, pipeline_of, plan_of, report_of
 from tests.edge.fake_cloud import FakeCloud, escalator
 
-MOST = Guarantee(TERMS, "", permanent=False)
+PROMISED_GUARANTEE = Guarantee(TERMS, "", permanent=False)
 TEXT = (
     "With 90 % confidence, the findings miss at most 10 % of nodules, and findings and possible "
     "findings together at most 5 %, on average over patients, provided that nodules are as easy to "
@@ -44,11 +44,11 @@ def read_by(*places: int, model: str = "fake 1") -> EscalationResult:
 
 
 def of(plan: Plan, answers: EscalationResult) -> Guarantee:
-    return guarantee_of(MOST, plan, answers)
+    return guarantee_of(PROMISED_GUARANTEE, plan, answers)
 
 
 def test_rois_of_another_side_have_no_guarantee() -> None:
-    assert of(plan_of(0.95), EscalationResult()) == MOST
+    assert of(plan_of(0.95), EscalationResult()) == PROMISED_GUARANTEE
     settings = {"guarantee": {**GUARANTEE, "region_side": 32}}
     small = guarantee_of_model(settings, TERMS.screening)
     assert small.text == (
@@ -96,7 +96,7 @@ def test_malformed_terms_are_refused(changed: Mapping[str, object], says: str) -
 
 def test_a_model_that_was_not_calibrated_has_no_guarantee() -> None:
     """Weights that were exported again keep their settings, and lose the guarantee."""
-    assert guarantee_of_model({"guarantee": GUARANTEE}, TERMS.screening) == MOST
+    assert guarantee_of_model({"guarantee": GUARANTEE}, TERMS.screening) == PROMISED_GUARANTEE
     stale = guarantee_of_model({"guarantee": GUARANTEE}, "2")
     assert stale.text == (
         f"No guarantee for this scan: calibration used version {TERMS.screening} of the model, "
@@ -132,7 +132,7 @@ def test_the_guarantee_waits_for_the_last_verdict() -> None:
     assert amended_guarantee(first, plan, EscalationResult({0: verdict(0)})).reason.startswith(
         "1 of 2"
     )
-    assert amended_guarantee(first, plan, read_by(0, 1)) == MOST
+    assert amended_guarantee(first, plan, read_by(0, 1)) == PROMISED_GUARANTEE
 
 
 def test_candidates_held_back_name_the_limit() -> None:
@@ -153,7 +153,7 @@ def test_smaller_rois_withdraw_the_guarantee_for_good(size: Size) -> None:
     assert found.reason == "1 of 2 ROIs were smaller than in calibration"
     assert amended_guarantee(found, plan, read_by(0, 1)) == found
     unanswered = of(plan, read_by(plan.send[0]))
-    assert amended_guarantee(unanswered, plan, read_by(0, 1)) == MOST
+    assert amended_guarantee(unanswered, plan, read_by(0, 1)) == PROMISED_GUARANTEE
 
 
 def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, Geometry, Triple, UInt8Array, triple
 from models.runtime.detection import Candidate, sigmoid
-from models.runtime.screener import LEAST_LOGIT
+from models.runtime.screener import MIN_LOGIT
 from models.runtime.second_reader import Readings
 from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, in_lung
 from tests.imaging.volumes import to_window
@@ -260,7 +260,7 @@ def test_a_location_without_a_candidate_after_a_change_falls_to_the_least_logit(
     found = list(differences(scan, Brightness(*PLACES, smallest=51).readers))
     cut = next(d for d in found if (d.change, d.reader, d.kind) == (CUT, EDGE, NODULE))
     at = np.rint(scan.locations[0].index_zyx).astype(int)
-    assert cut.logit == pytest.approx(LEAST_LOGIT - brightness(scan.box.voxels, at))
+    assert cut.logit == pytest.approx(MIN_LOGIT - brightness(scan.box.voxels, at))
     assert cut.lost
     assert changed(found, CUT, SECOND) == [pytest.approx(0.0, abs=1e-9)]
 

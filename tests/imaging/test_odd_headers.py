@@ -26,7 +26,7 @@ CHARSETS = (b"ISO\0IR 100", bytes(10), b"ISO_IR 999", b"\\" * 10, b"\xff" * 10, 
 DIGITS = (b"9" * 4096, b"9" * 5000, b"-" + b"9" * 5000, b"0." + b"1" * 5000)
 NUMBERS = (b"nan", b"inf", b"1e308", b"-1e308", b"1e999", b"-33000", b"-33792", b"65536", *DIGITS)
 TEXTS = (b"A" * 60000, b"\\" * 3000, *DIGITS)
-LONGEST = 1400  # a reason with its path
+MAX_TEXT = 1400  # a reason with its path
 
 ODD = [
     *((keyword, vr, value) for keyword in ("RescaleIntercept", "RescaleSlope", "SliceThickness",
@@ -63,12 +63,12 @@ def require_answers(folder: Path) -> None:
             except StudyError as error:
                 refused = error
             else:
-                assert max(map(len, texts_of(study))) <= LONGEST
+                assert max(map(len, texts_of(study))) <= MAX_TEXT
                 assert study.headers is not None
                 study.headers()
                 continue
             assert refused.file.is_relative_to(folder)
-            assert len(str(refused)) <= LONGEST
+            assert len(str(refused)) <= MAX_TEXT
 
 
 @pytest.mark.long

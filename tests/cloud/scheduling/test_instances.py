@@ -161,7 +161,7 @@ def test_an_instance_that_hangs_is_dropped_and_the_other_reads_its_rois(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One of two steps holds two batches; both are read by the other instance."""
-    monkeypatch.setattr(watchdog, "LEAST_HUNG_S", 0.05)
+    monkeypatch.setattr(watchdog, "MIN_HUNG_S", 0.05)
     monkeypatch.setattr(watchdog, "HUNG", 0.0)
 
     @with_batcher(TwoSteps, stages=2, max_batch=1)

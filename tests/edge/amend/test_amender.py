@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge.amend.amender import DAY_S, LONGEST_WAIT_S, MB, QUIET_S, Amender, RetryBudget
+from edge.amend.amender import DAY_S, MAX_WAIT_S, MB, QUIET_S, Amender, RetryBudget
 from edge.escalation.rois import EscalationResult
 from edge.report.compose import AMENDED_LATER
 from edge.settings.core import load_settings
@@ -103,7 +103,7 @@ def test_a_cloud_that_answers_one_region_every_few_seconds_makes_one_version(sit
 def test_on_a_link_that_trickles_no_change_is_held_for_longer_than_five_minutes(site: Site) -> None:
     versions = trickle(site, every_s=45.0, for_s=600.0)
     assert [versions.index(version) + 1 for version in (2, 3)] == [
-        pytest.approx(LONGEST_WAIT_S, abs=10), pytest.approx(45 * 10, abs=10),
+        pytest.approx(MAX_WAIT_S, abs=10), pytest.approx(45 * 10, abs=10),
     ]  # fmt: skip
     assert versions[-1] == 3
 
@@ -117,7 +117,7 @@ def test_verdicts_of_a_study_that_is_read_again_while_some_are_held_wait_as_any(
     pending.save(context, EscalationResult(reason="late"), rois)
     pending.publish(key)
     site.cloud.answers = [0, 1, 0]
-    site.turns(LONGEST_WAIT_S)
+    site.turns(MAX_WAIT_S)
     assert site.report("a")["version"] == 1
     site.turns(QUIET_S)
     assert site.report("a")["version"] == 2

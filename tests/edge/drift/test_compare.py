@@ -5,7 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge.drift.compare import BASELINE, LAST_IMAGES, LEAST, PROMISED, RECENT, Level, compare, rates
+from edge.drift.compare import (
+    BASELINE,
+    LAST_IMAGES,
+    MIN_RECENT,
+    PROMISED,
+    RECENT,
+    Level,
+    compare,
+    rates,
+)
 from edge.drift.observe import BINS, EDGES, Observation
 from models.calibration import fit
 
@@ -74,12 +83,12 @@ def test_a_smaller_change_is_watched() -> None:
 
 
 def test_a_few_studies_are_not_compared() -> None:
-    for first, last in ((BASELINE - 1, LEAST), (BASELINE, LAST_IMAGES - 1)):
+    for first, last in ((BASELINE - 1, MIN_RECENT), (BASELINE, LAST_IMAGES - 1)):
         assert not compare("m 1", studies(first, 0), studies(last, 1)).is_complete
-    few = compare("m 1", studies(BASELINE, 0), studies(LEAST - 1, 1, shift=3.0))
+    few = compare("m 1", studies(BASELINE, 0), studies(MIN_RECENT - 1, 1, shift=3.0))
     assert {one.name for one in few.measures} == {"kernel", "thickness"}
     assert few.level is Level.STEADY
-    assert compare("m 1", studies(BASELINE, 0), studies(LEAST, 1)).is_complete
+    assert compare("m 1", studies(BASELINE, 0), studies(MIN_RECENT, 1)).is_complete
 
 
 def test_studies_without_candidates_are_compared() -> None:

@@ -13,7 +13,7 @@ import grpc
 
 from edge.escalation.rois import ROI_SHAPE
 from edge.folders import DATABASE, AgentFolders
-from edge.models.agreement import LEAST_STUDIES, Compared
+from edge.models.agreement import MIN_STUDIES, Compared
 from edge.models.store import SHIPPED, Choice, ModelStore, open_models
 from edge.run import site_of
 from edge.settings.core import EdgeSettings
@@ -30,7 +30,7 @@ from tests.edge.builders import changed, open_store
 NAME, SMALL = "screening-int8", "screening-small-int8"
 FILES = ("screening-int8.onnx", "screening-small-int8.onnx")
 GOOD = Compared(2, 2, 0, 3, 3, 5, 0.1, 0.4, 1.0, 1.0)
-ENOUGH = (GOOD,) * LEAST_STUDIES
+ENOUGH = (GOOD,) * MIN_STUDIES
 
 
 @dataclass(frozen=True)

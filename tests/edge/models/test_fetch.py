@@ -21,7 +21,7 @@ from edge.models.fetch import ModelStep, fetch
 from edge.run import site_of
 from edge.settings.core import load_settings
 from edge.trail.verify import verify
-from models.runtime.package import MOST_MODEL, read_package
+from models.runtime.package import MAX_MODEL, read_package
 from models.runtime.signatures import make_keys
 from protos import overread_pb2 as pb
 from protos.errors import NothingOffered
@@ -146,7 +146,7 @@ def test_a_damaged_transfer_is_discarded_and_recorded(
         (lzma.compress(b"another model"), "another hash than in the manifest"),
         (b"no xz at all", "cannot be unpacked"),
         (lzma.compress(b"x" * 1000)[:-30], "incomplete"),
-        (lzma.compress(bytes(MOST_MODEL + 1)), "more than 67108864 bytes"),
+        (lzma.compress(bytes(MAX_MODEL + 1)), "more than 67108864 bytes"),
     ],
 )
 def test_what_is_not_the_file_of_the_manifest_is_refused(

@@ -67,7 +67,7 @@ def test_a_new_model_comes_is_tried_promoted_and_rolled_back_while_the_agent_wor
     hospital: Signed, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the shipped one with another threshold: it agrees in everything that it finds."""
-    monkeypatch.setattr("edge.models.agreement.MOST_TIME", 1000.0)  # of one study, the first
+    monkeypatch.setattr("edge.models.agreement.MAX_TIME", 1000.0)  # of one study, the first
     with offering(hospital) as cloud:
         given = {**READ, "models__fetch": True}
         site = edge(tmp_path, cloud.address, hospital.key, **given)

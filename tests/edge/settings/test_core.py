@@ -6,7 +6,7 @@ import pytest
 from edge.errors import BadSettings
 from edge.settings.core import load_settings
 from edge.site import PAUSE_POLLS
-from process.settings import LONGEST_S
+from process.settings import MAX_S
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_reserve_above_the_deadline_is_no_matter_without_a_cloud() -> None:
 
 def test_the_longest_time_can_be_waited_for() -> None:
     """A pause of ten of the longest polls is still one that a thread can make."""
-    assert PAUSE_POLLS * LONGEST_S < threading.TIMEOUT_MAX
+    assert PAUSE_POLLS * MAX_S < threading.TIMEOUT_MAX
 
 
 def test_an_inbox_below_the_outbox_or_by_another_name_is_seen_through(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Error
 
 from edge.dicom_out.part import deliveries_panel
-from edge.drift.compare import BASELINE, LEAST
+from edge.drift.compare import BASELINE, MIN_RECENT
 from edge.drift.observe import put as put_drift
 from edge.run import site_of
 from edge.store.steps import Step
@@ -85,7 +85,7 @@ def site(tmp_path: Path) -> Site:
     site.add("waits", key=f"{9:032x}", step=Step.CLAIMED, report=None)
     put(site.folders.inbox, "arrives", done=False)
     with site.store() as store:
-        for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
+        for seen in (*studies(BASELINE, 0), *studies(MIN_RECENT, 1, uncertain=20.0)):
             put_drift(store.database, seen, "")
     return site
 

@@ -12,7 +12,7 @@ import pytest
 from edge.audit import Event, Person
 from edge.dicom_out.exports import DeliveryStep, ExportStore
 from edge.dicom_out.part import deliveries_panel
-from edge.drift.compare import BASELINE, LAST_IMAGES, LEAST
+from edge.drift.compare import BASELINE, LAST_IMAGES, MIN_RECENT
 from edge.drift.observe import put as put_drift
 from edge.errors import EdgeError
 from edge.findings import SecondReading
@@ -347,7 +347,7 @@ def test_drift_is_shown_by_measure_and_as_an_alarm(site: Site, visit: Visit) -> 
     """Too few studies are no comparison."""
     assert "No study has been read yet" in visit.get("/drift").text
     with site.store() as store:
-        for seen in (*studies(BASELINE, 0), *studies(LEAST, 1, uncertain=20.0)):
+        for seen in (*studies(BASELINE, 0), *studies(MIN_RECENT, 1, uncertain=20.0)):
             put_drift(store.database, seen, "")
     assert "Alarm" in visit.get("/").text
     text = visit.get("/drift").text

@@ -24,7 +24,7 @@ from edge.store import studies
 from evaluation.__main__ import app
 from evaluation.faults import fault_points as points
 from evaluation.faults import nothing_lost
-from evaluation.faults.agent import JUMPS, LONGEST_S, LOOKS, SHORTEST_S, WallClock, edge_clock
+from evaluation.faults.agent import JUMPS, LOOKS, MAX_S, MIN_S, WallClock, edge_clock
 from evaluation.faults.nothing_lost import AWAY, DOWN, Fault, at_random, at_steps, flapping
 from evaluation.faults.oracle import Sent, Wrong, check
 from evaluation.faults.site import IMAGES, Site
@@ -228,7 +228,7 @@ def test_nothing_is_lost_by_faults_at_random(tmp_path: Path, fault: Fault, times
         written = [
             datetime.fromisoformat(json.loads(one.read_text())["created"]) for one in reports
         ]
-        assert max(abs((at - datetime.now(UTC)).total_seconds()) for at in written) > SHORTEST_S
+        assert max(abs((at - datetime.now(UTC)).total_seconds()) for at in written) > MIN_S
 
 
 def test_flaps_have_every_kind_of_loss() -> None:
@@ -247,9 +247,9 @@ def test_the_clock_jumps_both_ways_by_hours_and_by_more_than_a_year() -> None:
     assert counts[LOOKS] == 400
     assert 150 < counts[JUMPS] < 250
     assert max(ahead_s) > 30 * 86_400 < -min(ahead_s)
-    jumped_s = [abs(one) for one in ahead_s if abs(one) > SHORTEST_S / 2]
-    assert min(jumped_s) < 6 * SHORTEST_S
-    assert max(jumped_s) <= LONGEST_S + 60
+    jumped_s = [abs(one) for one in ahead_s if abs(one) > MIN_S / 2]
+    assert min(jumped_s) < 6 * MIN_S
+    assert max(jumped_s) <= MAX_S + 60
 
 
 def test_only_the_edge_s_time_of_day_is_replaced() -> None:
@@ -258,7 +258,7 @@ def test_only_the_edge_s_time_of_day_is_replaced() -> None:
         clock.jump()
         days = [abs((studies.datetime.now(UTC) - datetime.now(UTC)).days) for _ in range(20)]
         assert min(days) > 30
-        assert abs(time.time() - REAL_S) >= SHORTEST_S
+        assert abs(time.time() - REAL_S) >= MIN_S
         assert abs(time.monotonic() - time.clock_gettime(time.CLOCK_MONOTONIC)) < 60
     assert studies.datetime is before
     assert abs(time.time() - datetime.now(UTC).timestamp()) < 60
@@ -293,7 +293,7 @@ def test_the_disk_is_filled_to_the_last_byte(
 
 @pytest.mark.parametrize("options", [["--at", "."], ["--fault", "disk"]])
 def test_a_large_filesystem_is_never_filled(options: list[str], tmp_path: Path) -> None:
-    if shutil.disk_usage(tmp_path).total <= nothing_lost.LARGEST_BYTES:
+    if shutil.disk_usage(tmp_path).total <= nothing_lost.MAX_BYTES:
         pytest.skip("the temporary folder lies on a small filesystem")
     ended = CliRunner().invoke(app, ["nothing-lost", *options])
     assert ended.exit_code == 2

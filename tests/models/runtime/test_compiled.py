@@ -82,7 +82,7 @@ def test_without_a_folder_every_start_compiles(tmp_path: Path) -> None:
 
 
 def test_those_used_last_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_FILES", 2)
+    monkeypatch.setattr(module, "MAX_FILES", 2)
     load = Loader(tmp_path / "cache")
     for name in (b"first", b"second", b"first", b"third", b"first"):
         load(name)
