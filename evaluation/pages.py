@@ -1,4 +1,4 @@
-"""Render the pages below `docs` that have a template, such as models, budget and performance.
+"""Render README and the pages below `docs` that have a template, such as models and budget.
 
 The prose is in ``NAME.md.j2`` beside the page ``NAME.md``. A template has each result of
 `docs/results` under the name of its file, and adds no figure of its own. It has the commands under
@@ -42,20 +42,25 @@ TABLES = {
 """Tables that commands print too, with their modules, which need torch."""
 
 WIDTH = 100
-_AS_IT_IS = ("#", "|", "    ", "```", "![")
-"""Starts of headings, tables, code and pictures; their lines are not wrapped."""
+_AS_IT_IS = ("#", "|", ">", "    ", "```", "![")
+"""Starts of headings, tables, quotes, code and pictures; their lines are not wrapped."""
 
 _fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
 
 
 def write_pages(docs: Path) -> list[Path]:
-    """Render every template of the folder ``docs``; return the pages written."""
+    """Render every template of the folder ``docs``, and README's; return the pages written."""
     pages = []
-    for template in sorted(docs.glob("*.md.j2")):
+    for template in templates(docs):
         page = template.with_suffix("")
         page.write_text(render(template, docs / "results"))
         pages.append(page)
     return pages
+
+
+def templates(docs: Path) -> list[Path]:
+    """Return the templates of the pages, README's first."""
+    return [docs.parent / "README.md.j2", *sorted(docs.glob("*.md.j2"))]
 
 
 def render(template: Path, results: Path) -> str:

@@ -1,11 +1,16 @@
 """``python -m tools.pictures`` draws the pictures of README and the pages, by a real browser.
 
 A real agent and a real cloud read a synthetic chest, and another one that lacks a slice. The
-pictures are of the report, of the agent's status page and of its viewer. ``make evaluate`` runs it.
+pictures are of the report, of the agent's status page and of its viewer. README shows what the demo
+prints of the same chest. ``make evaluate`` runs it.
 """
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +25,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import CDPSession, FloatRect, Page, sync_playwright
 
+from evaluation.claims import in_rows
 from evaluation.errors import MissingProgram
+from evaluation.pages import write_pages
 from evaluation.phantoms import prepare, whole_chest
 from evaluation.run import run_program
 from evaluation.world import free_ports, running_agent, running_cloud
@@ -95,7 +102,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def documents(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("docs"),
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("docs"),
     cache: Annotated[Path, typer.Option(help="Folder for the phantoms.")] = Path("runs"),
 ) -> None:
     """Read phantoms with agent and cloud, and draw report.png, status.png and viewer.png."""
@@ -122,7 +129,21 @@ def documents(
             reports = [folder / "outbox" / name / "report.json" for name in names]
             agent.process.wait_until(lambda: all(map(_is_last, reports)), "answer", PATIENCE_S)
             _draw(shown, f"http://127.0.0.1:{port}", reports[0], out)
+    printed = {"command": "make demo", "printed": _printed_by_demo(cache)}
+    (out / "results" / "demo.json").write_text(in_rows(printed))
+    write_pages(out)
     typer.echo(f"pictures: {', '.join(str(out / name) for name in DRAWN)}")
+
+
+def _printed_by_demo(cache: Path) -> str:
+    """Return what the demo prints, without what follows its first table but two lines."""
+    command = (sys.executable, "-m", "tools.demo", "--out", str(cache / "demo"))
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    end = next(number for number, line in enumerate(lines, 1) if line.startswith("└"))
+    last = [line for line in lines if re.match("second reading|.* nodules of the phantom", line)]
+    return "\n".join([*lines[:end], "…", *last])
 
 
 def _is_last(report: Path) -> bool:

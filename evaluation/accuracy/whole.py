@@ -233,7 +233,9 @@ def scan_row(scan: WholeScan, stage: Stage) -> dict[str, Any]:
 def bars(result: Result) -> Iterator[Bar]:
     """Yield what is required: no finding outside lungs, and of second readings in test scans."""
     for one in result.get("outside_lungs", ()):
-        what = f"findings outside the lungs in {one['scans']} whole scans, {one['reader']}"
+        is_train = any(group["scans"] == "train" for group in result["groups"])
+        of = "training" if is_train else "validation and test"
+        what = f"findings outside the lungs in {one['scans']} scans of {of}, {one['reader']}"
         yield Bar(what, len(one["findings"]) if one["scans"] else None, 0)
     for one in result["groups"]:
         if one["scans"] == "test":

@@ -348,7 +348,8 @@ def bars(result: Result) -> Iterator[Bar]:
             "p95": "first byte, p95",
         }.items():
             yield Bar(f"{what} {words}", result[f"more_{key}_s"], result["bar_s"], "{:.2f} s")
-        yield Bar("C-STORE: reports that differ from those of files", not result["same_report"], 0)
+        differ = int(not result["same_report"])
+        yield Bar("C-STORE: reports that differ from those of files", differ, 0)
         return
     what = "studies by C-STORE at twice the sustainable rate"
     count, answered = result["studies"], result["answered"]
