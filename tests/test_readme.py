@@ -88,9 +88,8 @@ def test_the_modules_named_in_a_document_exist(document: Path) -> None:
 def test_no_figure_of_the_readme_is_written_by_hand() -> None:
     """It is rendered from the results, but for what a published system names."""
     template = re.sub(r"{[{%].*?[%}]}", "", words("README.md.j2"))
-    assert set(re.findall(r"[\d.]+ (?:%|points)|\d+ of \d+|[\d.]+ (?:s|ms|MB)\b", template)) == {
-        "97.2 %"
-    }
+    figures = re.findall(r"[\d.]+ (?:%|points)|\d+ of \d+|[\d.]+ (?:s|ms|MB)\b", template)
+    assert set(figures) == {"95 %", "97.2 %"}
 
 
 def test_the_reference_is_what_the_code_says() -> None:
