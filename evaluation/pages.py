@@ -127,7 +127,7 @@ def table(result: Mapping[str, Any], name: str, **only: Any) -> str:
     """
     made = measured_by(result).table(name)
     if only:
-        key = str(made.rows or name)
+        key = made.rows if isinstance(made.rows, str) else name
         rows = [row for row in result[key] if all(row[k] in kept for k, kept in only.items())]
         result = {**result, key: rows}
     return made.of(result).markdown()
