@@ -127,7 +127,7 @@ def table(result: Mapping[str, Any], name: str, **only: Any) -> str:
     """
     made = measured_by(result).table(name)
     if only:
-        key = made.rows if isinstance(made.rows, str) else name
+        key = made.rows if isinstance(made.rows, str) and made.rows else name
         rows = [row for row in result[key] if all(row[k] in kept for k, kept in only.items())]
         result = {**result, key: rows}
     return made.of(result).markdown()
