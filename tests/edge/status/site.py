@@ -174,7 +174,7 @@ class Site:
         return file
 
     def authenticator(
-        self, users: str | None = HASH, *, clock: Callable[[], float] = time.monotonic,
+        self, users: str | None = f"operator:operator:{HASH}", *, clock: Callable[[], float] = time.monotonic,
         **page: Any,
     ) -> Authenticator:  # fmt: skip
         """Who may see the pages: the users of this file, and whom the settings name."""
