@@ -1,4 +1,4 @@
-"""What the programs share: ``--version``, errors in plain words, and what SIGHUP does.
+"""What the programs share: ``--version``, errors in plain words, extras, and what SIGHUP does.
 
 typer's errors are those of pydantic, for programmers.
 """
@@ -19,6 +19,13 @@ from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from process.text import printable
+
+PACKAGES = {
+    **dict.fromkeys(("torch", "tomli_w", "onnxscript", "matplotlib", "scipy"), "train"),
+    **dict.fromkeys(("hpack", "hyperframe"), "evaluation"),
+    "ray": "ray",
+}
+"""Packages, and the extra that installs them."""
 
 
 class Loaded(Mapping[str, Any]):
@@ -124,6 +131,22 @@ def stopped(error: Exception) -> typer.Exit:
     line = printable(f"{type(error).__name__}: {error}")
     Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(1)
+
+
+def how_to_install(error: ModuleNotFoundError) -> str | None:
+    """Return a line that names the package and its extra; None if no extra has it."""
+    extra = PACKAGES.get((error.name or "").partition(".")[0])
+    if extra is None:
+        return None
+    return f"{error.name} is missing: in the checkout, pip install --editable '.[{extra}]'"
+
+
+def in_checkout(command: str, extra: str) -> str:
+    """Return the line for a command that is not installed, because only the checkout has it."""
+    return (
+        f"{command} is not installed: it is in the checkout only. Clone the repository, and there:"
+        f" pip install --editable '.[{extra}]'"
+    )
 
 
 @contextmanager
