@@ -2,7 +2,7 @@
 
 ModelUpdateError
 ├── UpdatesOff       models.keys or cloud.address is not set, or this is not the agent's user
-├── FetchFailed      the cloud offers none, or the transfer broke off: fetch again, it continues
+├── FetchFailed      the cloud offers none, or the transfer broke off: fetch again
 ├── RefusedModel     what came is damaged, unsigned, or no model for this edge; it is discarded
 └── NotPromotable    there is no such model, it is incomplete, or it agrees too little
 """
@@ -19,7 +19,7 @@ class UpdatesOff(ModelUpdateError):
 
 
 class FetchFailed(ModelUpdateError):
-    """The model did not come, or not whole; what came is kept, and the next fetch continues."""
+    """The model did not come, or not whole; fetch it again."""
 
 
 class RefusedModel(ModelUpdateError):
