@@ -14,11 +14,10 @@ from typing import Annotated
 import structlog
 import typer
 
-from cloud.errors import BadSettings, CloudError
 from cloud.instances import Instances, OpenOne, Reader, hanging_steps, open_instances, open_reader
 from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
-from cloud.settings import CloudSettings, load_settings
+from cloud.settings import BadSettings, CloudError, CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from models.runtime.errors import ModelError
 from process.command_line import ignore_hangup, stopped

@@ -27,7 +27,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cloud.errors import CloudError
+from cloud.settings import CloudError
 from edge.errors import EdgeError
 from evaluation.errors import EvaluationError
 from imaging.errors import StudyError

@@ -14,12 +14,9 @@ from edge.models.agreement import MIN_STUDIES
 from edge.models.fetch import fetch
 from edge.models.store import SHIPPED, ModelsState, models_state, promote, roll_back
 from edge.settings.core import EdgeSettings
-from process.command_line import PlainGroup
 from process.text import printable
 
-app = typer.Typer(
-    cls=PlainGroup, help="Models: show, fetch, promote, roll back.", no_args_is_help=True
-)
+app = typer.Typer(help="Models: show, fetch, promote, roll back.", no_args_is_help=True)
 
 
 @app.command(name="list")

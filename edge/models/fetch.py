@@ -25,9 +25,11 @@ from edge.atomic_files import move, remove, write_atomically
 from edge.database import StepHook
 from edge.folders import AlreadyRunning, exclusive
 from edge.link.channel import open_channel
-from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.folder import (
     NEW,
+    FetchFailed,
+    RefusedModel,
+    UpdatesOff,
     folder_of,
     is_whole,
     remove_version,
@@ -199,7 +201,7 @@ class _Transfer:
                 raise RefusedModel(f"{came}, expected at most {size - len(packed)}")
             packed += response.chunk
         try:
-            content = unpacked(packed)
+            content = unpacked(bytes(packed))
         except ModelError as error:
             raise RefusedModel(str(error)) from error
         if hashlib.sha256(content).hexdigest() != package.model.sha256:

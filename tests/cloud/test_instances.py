@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cloud.errors import BadSettings
 from cloud.instances import BatchAbandoned, BatchResult, Instances, WorkerStage, open_instances
 from cloud.run import opened_reader
-from cloud.settings import CloudSettings
+from cloud.settings import BadSettings, CloudSettings
 from evaluation.sleeping_cloud import SleepingModel
 from imaging.volume import UInt8Array
 from models.runtime import hardware

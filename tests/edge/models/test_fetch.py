@@ -14,8 +14,8 @@ import pytest
 from edge.audit import Event
 from edge.errors import BadSettings
 from edge.folders import exclusive
-from edge.models.errors import FetchFailed, RefusedModel, UpdatesOff
 from edge.models.fetch import ModelStep, fetch
+from edge.models.folder import FetchFailed, RefusedModel, UpdatesOff
 from edge.run import site_of
 from edge.settings.core import load_settings
 from edge.trail.verify import verify

@@ -19,8 +19,8 @@ from edge.database import transaction
 from edge.doctor import examine
 from edge.models import store as models
 from edge.models.agreement import Compared
-from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetch
+from edge.models.folder import NotPromotable, UpdatesOff
 from edge.models.live import LiveModels
 from edge.models.store import SHIPPED, Choice, models_state, promote, roll_back
 from edge.run import PARTS, site_of
