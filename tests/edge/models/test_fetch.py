@@ -1,6 +1,5 @@
 """Fetching a model over real gRPC: whole, broken off, damaged, unsigned, and killed anywhere."""
 
-import errno
 import lzma
 import os
 import signal
@@ -20,7 +19,6 @@ from edge.run import site_of
 from edge.settings.core import load_settings
 from edge.trail.verify import verify
 from models.runtime.package import MAX_MODEL, read_package
-from models.runtime.signatures import make_keys
 from protos import overread_pb2 as pb
 from protos.errors import NothingOffered
 from tests.cloud.running import RunningCloud, run_cloud
@@ -203,14 +201,6 @@ def test_a_chunk_that_cannot_be_is_refused(
     assert_refused(site, odd if chunk is None else [offer, *odd], says)
 
 
-def test_a_model_that_somebody_else_signed_is_refused(honest: RunningCloud, tmp_path: Path) -> None:
-    _, other = make_keys(tmp_path, "stranger")
-    site = edge(tmp_path, honest.address, other)
-    with pytest.raises(RefusedModel, match="UntrustedManifest"):
-        fetch(site.site, user="a")
-    assert_nothing_is_left(site)
-
-
 def test_without_keys_or_a_cloud_no_model_is_taken(hospital: Signed, tmp_path: Path) -> None:
     site = edge(tmp_path, "127.0.0.1:1", None)
     with pytest.raises(UpdatesOff, match=r"set models\.keys"):
@@ -237,17 +227,6 @@ def test_one_process_fetches_at_a_time(site: Edge) -> None:
     site.models.mkdir()
     with exclusive(site.models / ".lock"), pytest.raises(FetchFailed, match="another fetch runs"):
         fetch(site.site, user="a")
-
-
-def test_a_share_without_locks_keeps_no_model_from_being_asked_for(
-    site: Edge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("edge.folders.fcntl.flock", no_locks)
-    with pytest.raises(FetchFailed, match="cannot be reached"):
-        fetch(site.at("127.0.0.1:1"), user="a")
 
 
 def test_the_model_of_the_settings_is_not_fetched_again(tmp_path: Path) -> None:
