@@ -90,10 +90,8 @@ class TlsFiles(BaseModel):
         return [*filter(None, found)] or self._refused_by_openssl()
 
     def _refused_by_openssl(self) -> list[str]:
-        context, what = (
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            f"{self.prefix}ca = {self.ca} cannot be used",
-        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        what = f"{self.prefix}ca = {self.ca} cannot be used"
         try:
             if self.ca is not None:
                 context.load_verify_locations(self.ca)
