@@ -145,23 +145,18 @@ def even_cuts(model: ModelProto, took_s: Sequence[float], count: int) -> list[in
     """
     graph = _Graph(model)
     shares = [before_s / sum(took_s) for before_s in accumulate(took_s, initial=0.0)]
-    crossings = {at: graph.crossing(at) for at in range(1, len(graph.nodes))}
-    sizes = {
-        at: sum(map(graph.roi_bytes, names))
-        for at, names in crossings.items()
-        if names and all(map(graph.roi_bytes, names))
+    bytes_at = {
+        at: [graph.roi_bytes(name) for name in graph.crossing(at)]
+        for at in range(1, len(graph.nodes))
     }
+    sizes = {at: sum(sizes) for at, sizes in bytes_at.items() if sizes and all(sizes)}
     chosen = [0]
     for share in (i / count for i in range(1, count)):
         off = {at: abs(shares[at] - share) for at in sizes if at > chosen[-1]}
         if not off:
             raise ValueError("there are too few positions where only tensors of each ROI cross")
-        near = [at for at in off if off[at] <= SLACK / 2]
-        chosen.append(
-            min(near, key=lambda at: (sizes[at], off[at]))
-            if near
-            else min(off, key=lambda at: off[at])
-        )
+        near = {at: (sizes[at], away) for at, away in off.items() if away <= SLACK / 2}
+        chosen.append(min(near, key=near.__getitem__) if near else min(off, key=off.__getitem__))
     return chosen[1:]
 
 
@@ -240,9 +235,9 @@ class _Graph:
         return [name for name, i in self._last.items() if 0 <= self._makers[name] < position <= i]
 
     def roi_bytes(self, name: str) -> int:
-        """Return the size of a tensor for one ROI; 0 if more than its first axis is free."""
-        kind = self._types[name]
-        first, *sides = kind.shape.dim or (None,)
+        """Return the size of a tensor for one ROI; 0 unless its first axis alone is free."""
+        kind = self._types.get(name)
+        first, *sides = kind.shape.dim if kind and kind.shape.dim else (None,)
         if first is None or first.dim_value or not all(side.dim_value for side in sides):
             return 0
         size = helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
