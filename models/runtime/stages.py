@@ -237,8 +237,10 @@ class _Graph:
     def roi_bytes(self, name: str) -> int:
         """Return the size of a tensor for one ROI; 0 unless its first axis alone is free."""
         kind = self._types.get(name)
-        first, *sides = kind.shape.dim if kind and kind.shape.dim else (None,)
-        if first is None or first.dim_value or not all(side.dim_value for side in sides):
+        if kind is None or not kind.shape.dim:
+            return 0
+        first, *sides = kind.shape.dim
+        if first.dim_value or not all(side.dim_value for side in sides):
             return 0
         size = helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
         return math.prod((size, *(side.dim_value for side in sides)))
