@@ -49,6 +49,7 @@ test-all: $(VENV)/dev.stamp ## Run all tests, as CI does; ARGS=... goes to pytes
 check: $(VENV)/dev.stamp ## Check format, lint, types, import contracts and generated stubs.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	@! grep -rn --include='*.py' '__import__(' process protos imaging models edge cloud overread evaluation tools
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m protos.generate --check

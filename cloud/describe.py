@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cloud.errors import BadSettings, CloudError
+from cloud.settings import BadSettings, CloudError
 from process.command_line import stopped
 from process.settings import MAX_S
 from process.text import Printable

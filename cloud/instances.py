@@ -1,8 +1,7 @@
 """Instances of the model behind one batcher: copies in this process, or actors of Ray.
 
 An instance is a reader of its own, with its own threads. Its stage runs it on batches in worker
-threads, so that the event loop is free. Instances on other machines are opened by
-`cloud.ray_actors`.
+threads, so that the event loop is free.
 
 A model may be split into steps, which then work on different batches at the same time. A batch
 moves on only when the next step is free, and only then lets the next batch in: no batch waits
@@ -12,16 +11,13 @@ between two steps while one with an earlier deadline waits before the first.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
-from cloud.errors import BadSettings
 from cloud.settings import CloudSettings
 from imaging.volume import UInt8Array
 from models.runtime import hardware
@@ -74,32 +70,16 @@ class Instances:
         return self.copies[0].read(batch)
 
 
-@contextmanager
-def open_instances(settings: CloudSettings, open_one: OpenOne) -> Iterator[Reader]:
-    """Open the instances that the settings ask for, for the time of a ``with`` block.
+def open_instances(settings: CloudSettings, open_one: OpenOne) -> Reader:
+    """Open the instances that the settings ask for in this process; raise as ``open_one``.
 
-    ``threads`` are those of each instance; 0 divides the cores that this process may use. With
-    ``ray``, ``open_one`` is called in other processes, so it must be picklable.
-
-    Raises:
-        BadSettings: Ray cannot be used.
-        ModelError: whatever ``open_one`` raises.
+    ``threads`` are those of each instance; 0 divides the cores that this process may use.
     """
-    if settings.ray:
-        try:
-            ray_actors = import_module("cloud.ray_actors")
-        except ModuleNotFoundError as error:
-            missing = f"ray is set, and {error.name} is missing: pip install 'overread[ray]'"
-            raise BadSettings(missing) from error
-        with ray_actors.opened_actors(settings, open_one) as actors:
-            yield Instances(actors)
-        return
     devices = [*(settings.devices or ("",))] * settings.instances
     if len(devices) == 1:
-        yield open_one(devices[0], settings.threads)
-        return
+        return open_one(devices[0], settings.threads)
     threads = settings.threads or max(1, hardware.cores() // len(devices))
-    yield Instances([open_one(device, threads) for device in devices])
+    return Instances([open_one(device, threads) for device in devices])
 
 
 def open_reader(settings: CloudSettings, device: str, threads: int) -> Reader:

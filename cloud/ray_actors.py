@@ -16,9 +16,8 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from cloud.errors import BadSettings
 from cloud.instances import OpenOne, Reader
-from cloud.settings import CloudSettings
+from cloud.settings import BadSettings, CloudSettings
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
 from protos.errors import ModelFailed

@@ -4,7 +4,8 @@ import asyncio
 import os
 import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,17 +14,15 @@ from typing import Annotated
 import structlog
 import typer
 
-from cloud.errors import CloudError
-from cloud.instances import Reader, hanging_steps, open_instances, open_reader
+from cloud.instances import Instances, OpenOne, Reader, hanging_steps, open_instances, open_reader
 from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
-from cloud.settings import CloudSettings, load_settings
+from cloud.settings import BadSettings, CloudError, CloudSettings, load_settings
 from cloud.telemetry import Telemetry
 from models.runtime.errors import ModelError
 from process.command_line import ignore_hangup, stopped
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.logs import configure_logging
-from process.tracing import exporting
 from protos.errors import OverreadError
 
 app = typer.Typer()
@@ -79,12 +78,38 @@ def serve(
         )
         configure_logging(settings.log_format, sys.stderr)
         ignore_hangup()
-        with exporting("overread-cloud", settings.traces):
+        with ExitStack() as held:
+            if settings.traces:  # by an extra
+                from process.otel import exporting
+
+                held.enter_context(exporting("overread-cloud", settings.traces))
             asyncio.run(_serve(settings, ready_file))
     except (CloudError, ModelError, OverreadError, OSError) as error:
         _leave_hanging_model(1)
         raise stopped(error) from error
     _leave_hanging_model(0)
+
+
+@contextmanager
+def opened_reader(settings: CloudSettings, open_one: OpenOne) -> Iterator[Reader]:
+    """Open the instances of the model in this process, or on the machines of Ray, while entered.
+
+    With ``ray``, ``open_one`` is called in other processes, so it must be picklable.
+
+    Raises:
+        BadSettings: Ray cannot be used.
+        ModelError: whatever ``open_one`` raises.
+    """
+    if not settings.ray:
+        yield open_instances(settings, open_one)
+        return
+    try:
+        from cloud.ray_actors import opened_actors
+    except ModuleNotFoundError as error:
+        missing = f"ray is set, and {error.name} is missing: pip install 'overread[ray]'"
+        raise BadSettings(missing) from error
+    with opened_actors(settings, open_one) as actors:
+        yield Instances(actors)
 
 
 async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
@@ -105,7 +130,7 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
         metrics = opened.enter_context(served)
         if metrics is not None:
             _log.info("metrics served", address=metrics)
-        reader = opened.enter_context(open_instances(settings, partial(open_reader, settings)))
+        reader = opened.enter_context(opened_reader(settings, partial(open_reader, settings)))
         pulse.beat()
         beating = asyncio.create_task(_beat(pulse))
         loading.clear()

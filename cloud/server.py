@@ -17,7 +17,6 @@ from grpc_reflection.v1alpha import reflection
 from cloud.cache import VerdictCache
 from cloud.calls import BoundedCalls
 from cloud.connections import Connections, allowed
-from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
 from cloud.inference_protocol import rpc
 from cloud.inference_protocol.inference import Inference
 from cloud.inference_protocol.rest import RestService
@@ -28,7 +27,7 @@ from cloud.scheduling.arrivals import Rules
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.scheduler import Scheduler
 from cloud.service import OverreadService
-from cloud.settings import CloudSettings
+from cloud.settings import AddressUnusable, BadSettings, BatcherFailed, CloudSettings
 from cloud.stream import Backend
 from cloud.telemetry import Telemetry
 from process.http import Listener, serving_here, unbindable

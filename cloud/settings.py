@@ -1,4 +1,7 @@
-"""The settings of a cloud process: one object, built in `__main__` and passed by argument."""
+"""The settings of a cloud process: one object, built in `__main__` and passed by argument.
+
+And the errors of the process, which concern its operator.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -6,10 +9,25 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from cloud.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
 from process.tls import ServerTlsFiles, is_address, is_loopback
 from process.tracing import Traces
+
+
+class CloudError(Exception):
+    """The service cannot start or continue; callers receive errors of `protos.errors` instead."""
+
+
+class BadSettings(CloudError):
+    """A setting is unknown, missing or out of range; the message names it."""
+
+
+class AddressUnusable(CloudError):
+    """The address is invalid, or cannot be bound; the message names it."""
+
+
+class BatcherFailed(CloudError):
+    """No more batches are read: no instance of the model can, or a fault of the program, logged."""
 
 
 class CloudSettings(ProcessSettings):

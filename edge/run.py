@@ -42,7 +42,6 @@ from edge.trail.part import TrailPart
 from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
 from process.memory import share_free_memory
-from process.tracing import exporting
 
 PARTS: Sequence[type[Part]] = (
     TrailPart, ModelsPart, DriftPart, RetentionPart, PagePart, DeliverPart, ReceivePart
@@ -87,7 +86,10 @@ def run_agent(
     share_free_memory()
     ignore_hangup()
     with ExitStack() as held:
-        held.enter_context(exporting("overread-edge", settings.traces))
+        if settings.traces:  # by an extra
+            from process.otel import exporting
+
+            held.enter_context(exporting("overread-edge", settings.traces))
         for folder in dict.fromkeys((site.folders.inbox, site.folders.outbox, site.folders.state)):
             held.enter_context(exclusive(folder / ".overread.lock"))
         # No stage may take longer than STALLED_S, except waiting: for the cloud, or in a pause.

@@ -20,7 +20,6 @@ import typer
 
 from evaluation.pages import write_pages
 from models.export.manifest import amend
-from process.command_line import PlainCommand
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CLAIMS = DOCS / "claims.toml"
@@ -72,7 +71,7 @@ def can_measure(line: str) -> bool:
     )
 
 
-@app.command(cls=PlainCommand, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
     data: Annotated[
         str, typer.Option(help="Folder with nodules/, lidc/, ct/ and luna16/.")

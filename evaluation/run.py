@@ -27,7 +27,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cloud.errors import CloudError
+from cloud.settings import CloudError
 from edge.errors import EdgeError
 from evaluation.errors import EvaluationError
 from imaging.errors import StudyError
@@ -35,7 +35,7 @@ from imaging.volume import FloatArray
 from models.markdown import Rows, number, percent, percents
 from models.runtime import hardware
 from models.runtime.errors import ModelError
-from process.extras import how_to_install
+from process.command_line import how_to_install
 from process.text import Printable, printable
 
 Model = Annotated[str | None, typer.Option(help="Screening model; the edge's default if omitted.")]

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from cloud.instances import OpenOne, open_instances, open_reader
+from cloud.instances import OpenOne, open_reader
+from cloud.run import opened_reader
 from cloud.scheduling.scheduler import Queue, Scheduler
 from cloud.scheduling.waiting import WaitingRoi
 from cloud.server import CloudServer, serve
@@ -174,7 +175,7 @@ def main(
         opened = partial(open_reader, settings)
     configure_logging("text", sys.stderr)
     telemetry = Telemetry()
-    with open_instances(settings, opened) as reader:
+    with opened_reader(settings, opened) as reader:
 
         async def run() -> None:
             order = EarliestDeadline if edf else Scheduler

@@ -23,8 +23,7 @@ from models.runtime import SIGNATURES
 from models.runtime.artifacts import WEIGHTS, Artifact, every
 from models.runtime.errors import ModelError
 from models.runtime.signatures import identity, make_keys, read_public_key, sign
-from process.command_line import Json, program
-from process.extras import how_to_install, in_checkout
+from process.command_line import Json, how_to_install, in_checkout, program
 from process.text import Printable, printable
 
 app = program("overread-models", "Train, export and list Overread's models.")

@@ -1,24 +1,26 @@
-"""What the programs share: ``--version``, errors in plain words, and what SIGHUP does.
-
-typer's errors are those of pydantic, for programmers.
-"""
+"""What the programs share: ``--version``, commands, errors, extras, and what SIGHUP does."""
 
 import gc
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, ClassVar
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from process.text import printable
+
+PACKAGES = {
+    **dict.fromkeys(("torch", "tomli_w", "onnxscript", "matplotlib", "scipy"), "train"),
+    **dict.fromkeys(("hpack", "hyperframe"), "evaluation"),
+    "ray": "ray",
+}
+"""Packages, and the extra that installs them."""
 
 
 class Loaded(Mapping[str, Any]):
@@ -62,20 +64,6 @@ class PlainGroup(TyperGroup):
         super().__init__(**attributes)
         if self.modules:
             self.commands: Any = Loaded(self.modules)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Parse the options of a command and run it."""
-        with _in_plain_words():
-            return super().invoke(ctx)
-
-
-class PlainCommand(TyperCommand):
-    """A program with a single command."""
-
-    def make_context(self, *arguments: Any, **more: Any) -> Any:
-        """Parse the options."""
-        with _in_plain_words():
-            return super().make_context(*arguments, **more)
 
 
 def ignore_hangup() -> None:
@@ -126,33 +114,17 @@ def stopped(error: Exception) -> typer.Exit:
     return typer.Exit(1)
 
 
-@contextmanager
-def _in_plain_words() -> Iterator[None]:
-    try:
-        yield
-    except typer.BadParameter as error:
-        if isinstance(error.__cause__, ValidationError):
-            wrong = error.__cause__.errors()[0]
-            limits = wrong.get("ctx", {})
-            # an error of a check by typer, which is a sentence, or of a type or limit
-            error.message = str(
-                limits.get("error")
-                or f"{wrong['input']!r}, expected {_expected(wrong['type'], limits)}"
-            )
-        raise
+def how_to_install(error: ModuleNotFoundError) -> str | None:
+    """Return a line that names the package and its extra; None if no extra has it."""
+    extra = PACKAGES.get((error.name or "").partition(".")[0])
+    if extra is None:
+        return None
+    return f"{error.name} is missing: in the checkout, pip install --editable '.[{extra}]'"
 
 
-def _expected(kind: str, limits: dict[str, Any]) -> str:
-    match kind.split("_"):
-        case ["int", *_]:
-            return "a whole number"
-        case ["float", *_] | ["finite", *_]:
-            return "a number"
-        case ["bool", *_]:
-            return "true or false"
-        case ["greater", "than", *_]:
-            return f"at least {limits['ge']}" if "ge" in limits else f"more than {limits['gt']}"
-        case ["less", "than", *_]:
-            return f"at most {limits['le']}" if "le" in limits else f"less than {limits['lt']}"
-        case _:
-            return "another kind of value"
+def in_checkout(command: str, extra: str) -> str:
+    """Return the line for a command that is not installed, because only the checkout has it."""
+    return (
+        f"{command} is not installed: it is in the checkout only. Clone the repository, and there:"
+        f" pip install --editable '.[{extra}]'"
+    )

@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
-from process.tracing import is_url, root_span_id, root_study
+from process.tracing import is_url, recording, root_span_id, root_study
 
 QUEUE_SPANS = 2048
 """Most spans that wait; with their attributes they take some megabytes."""
@@ -47,6 +47,19 @@ SAY_EVERY_S = 60.0
 _BASE64_ID = re.compile(r'"(traceId|spanId|parentSpanId)":"([^"]+)"')
 
 log = structlog.get_logger()
+
+
+@contextmanager
+def exporting(service: str, traces: str) -> Iterator[None]:
+    """Record the spans of this process while entered, and send what is left at the end.
+
+    A destination that does not answer delays nothing, the end by two seconds at most.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with opened(service, exporter_of(traces)) as provider, recording(provider):
+        yield
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -85,26 +85,26 @@ class TlsFiles(BaseModel):
 
     def problems(self, now: datetime | None = None) -> list[str]:
         """Return what is wrong with the files, a sentence each; nothing if they can be used."""
-        found = _problems_of(f"{self.prefix}key", self.key)
-        for setting, path in self._certificates.items():
-            found += _problems_of(setting, path, now or datetime.now(UTC))
-        return found or self._refused_by_openssl()
+        files, at = {f"{self.prefix}key": self.key, **self._certificates}, now or datetime.now(UTC)
+        found = [_problem_of(setting, path, at) for setting, path in files.items() if path]
+        return [*filter(None, found)] or self._refused_by_openssl()
 
     def _refused_by_openssl(self) -> list[str]:
-        context, found = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), list[str]()
-        try:
-            if self.cert is not None:
-                context.load_cert_chain(self.cert, self.key, password="")  # else it would ask
-        except OSError as error:
-            pair = f"{self.prefix}cert = {self.cert} and {self.prefix}key = {self.key}"
-            fit = "expected a certificate, and its private key without a password, as PEM"
-            found.append(f"{pair} cannot be used together ({_reason(error)}): {fit}")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        what = f"{self.prefix}ca = {self.ca} cannot be used"
         try:
             if self.ca is not None:
                 context.load_verify_locations(self.ca)
+            if self.cert is not None:
+                what = f"{self.prefix}cert = {self.cert} and {self.prefix}key = {self.key}"
+                what += " cannot be used together"
+                context.load_cert_chain(self.cert, self.key, password="")  # else it would ask
         except OSError as error:
-            found.append(f"{self.prefix}ca = {self.ca} cannot be used: {_reason(error)}")
-        return found
+            why = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+            why = (why or "unreadable").replace("_", " ").lower()
+            fit = "expected certificates, and a private key without a password, as PEM"
+            return [f"{what} ({why}): {fit}"]
+        return []
 
     def current(self) -> Loaded:
         """Return the files to use: those on the disk, once certificate and key fit, and are valid.
@@ -173,7 +173,7 @@ class TlsFiles(BaseModel):
     def expiries(self) -> dict[str, datetime]:
         """Return when each certificate expires, by its setting."""
         return {
-            setting: _validity(setting, _validities(path))[1]
+            setting: _validity(setting, path.read_bytes())[1]
             for setting, path in self._certificates.items()
             if path is not None
         }
@@ -272,6 +272,9 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
         return ""
     service, ca, cert = f"the service at {address}", f"{files.prefix}ca", f"{files.prefix}cert"
     speaks_tls = f"{service} uses TLS: set {ca} to the authority that signed its certificate"
+    speaks_none = (
+        f"{service} does not use TLS: set tls.cert and tls.key in its settings, or remove {ca} here"
+    )
     # why the service ends the connection once it knows who calls
     refused = f"{service} requires a client certificate: set {cert} and {files.prefix}key"
     if files.cert is not None:
@@ -285,7 +288,7 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     else:
         context.load_verify_locations(files.ca)
-    if files.cert is not None and files.key is not None:
+    if files.cert is not None:
         context.load_cert_chain(files.cert, files.key)
     try:
         connection = socket.create_connection((host, int(port)), timeout_s)
@@ -300,84 +303,53 @@ def diagnose(address: str, files: TlsFiles, timeout_s: float) -> str:
             not_accepted = f"the certificate of {service} is not accepted by {ca} = {files.ca}"
             return f"{not_accepted}: {error.verify_message}"
         except OSError as error:
-            alert = isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
-            if files.ca is None:  # an alert comes from a service that speaks TLS
-                return speaks_tls if alert else ""
-            speaks_none = (
-                f"{service} does not use TLS: set tls.cert and tls.key in its settings, or remove"
-                f" {ca} here"
-            )
-            return refused if alert else speaks_none
+            # an alert comes from a service that speaks TLS
+            if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+                return speaks_tls if files.ca is None else refused
+            return "" if files.ca is None else speaks_none
         with closing(encrypted):
             if files.ca is None:
                 return speaks_tls
             try:  # in TLS 1.3 the service checks the client's certificate after the handshake
                 encrypted.sendall(HTTP2_GREETING)
                 return "" if encrypted.recv(1) else refused
-            except TimeoutError:
-                return ""
-            except OSError:
-                return refused
+            except OSError as error:
+                return "" if isinstance(error, TimeoutError) else refused
 
 
-def _problems_of(setting: str, path: Path | None, now: datetime | None = None) -> list[str]:
-    """Return why a file cannot be read, or with ``now`` why no certificate in it is valid."""
-    if path is None:
-        return []
+def _problem_of(setting: str, path: Path, now: datetime) -> str:
+    """Return why a file cannot be read or why its certificate is not valid; empty for neither."""
     said = f"{setting} = {path}"
     try:
-        periods = _validities(path)
+        content = path.read_bytes()
+        start, end = (now, now + SOON) if setting.endswith("key") else _validity(setting, content)
     except OSError as error:
-        return [f"{said}: {error.strerror}"]
+        return f"{said}: {error.strerror}"
     except ValueError:
-        periods = None
-    if now is None:  # a key
-        return []
-    if periods is None:
-        return [f"{said} is damaged, expected a certificate as PEM"]
-    if not periods:
-        return [f"{said} holds no certificate, expected PEM"]
-    start, end = _validity(setting, periods)
+        return f"{said} is damaged or holds no certificate, expected PEM"
     if now >= end:
-        return [f"{said} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"]
+        return f"{said} expired on {end:%Y-%m-%d %H:%M} UTC: renew it"
     if now < start:
-        valid = f"{said} is not valid before {start:%Y-%m-%d %H:%M} UTC"
-        return [f"{valid}: check the clock of this machine"]
-    return []
+        return f"{said} is not valid before {start:%Y-%m-%d %H:%M} UTC: check this machine's clock"
+    return ""
 
 
-def _validity(
-    setting: str, periods: Sequence[tuple[datetime, datetime]]
-) -> tuple[datetime, datetime]:
-    """Return the period that counts: of several authorities that which ends last.
+def _validity(setting: str, content: bytes) -> tuple[datetime, datetime]:
+    """Return first and last moment of the certificate that counts: of authorities the last one.
 
     The first of other certificates is that of this side, before those that signed it.
-    """
-    is_authority = setting.endswith("ca")
-    return max(periods, key=lambda period: period[1]) if is_authority else periods[0]
-
-
-def _reason(error: OSError) -> str:
-    name = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-    return (name or "unreadable").replace("_", " ").lower()
-
-
-def _validities(path: Path) -> list[tuple[datetime, datetime]]:
-    """Return the first and the last moment of each certificate in the file.
 
     Raises:
-        ValueError: one is damaged.
+        ValueError: there is none, or one is damaged.
     """
     # here, since most need none
     from cryptography.x509 import InvalidVersion, load_pem_x509_certificates
 
-    content = path.read_bytes()
-    if not (begun := content.count(b"-----BEGIN CERTIFICATE-----")):
-        return []
     try:
         found = load_pem_x509_certificates(content)
     except InvalidVersion as error:
         raise ValueError(str(error)) from error
-    if len(found) < begun:
+    if len(found) < content.count(b"-----BEGIN CERTIFICATE-----"):
         raise ValueError("the last certificate is cut off")
-    return [(one.not_valid_before_utc, one.not_valid_after_utc) for one in found]
+    periods = [(one.not_valid_before_utc, one.not_valid_after_utc) for one in found]
+    return max(periods, key=lambda period: period[1]) if setting.endswith("ca") else periods[0]

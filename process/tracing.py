@@ -4,8 +4,8 @@ A study key is a random number of 128 bits in hexadecimal, and so is a trace id.
 the trace id, and the id of the root span follows from it. So every span of a study, in whatever
 process and after whatever restart, finds its trace without a stored context.
 
-Without a destination nothing is recorded. With one, `process.otel` makes the spans, by the extra
-``trace``. No attribute may hold data of a patient, a path, or a UID of DICOM.
+Nothing is recorded outside of `recording`: with a destination, a program opens `process.otel`,
+which needs the extra ``trace``. No attribute may hold data of a patient, a path, or a UID of DICOM.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -49,11 +49,9 @@ def _can_go(traces: str) -> str:
     if is_wrong:
         example = "http:// or https://, such as http://localhost:4318"
         raise ValueError(f"expected an address with {example}, or a file")
-    try:
-        import_module("process.otel" if traces else "process")
-    except ImportError:
+    if traces and find_spec("opentelemetry.sdk") is None:
         hint = "install it with pip install 'overread[trace]'"
-        raise ValueError(f"traces need OpenTelemetry: {hint}") from None
+        raise ValueError(f"traces need OpenTelemetry: {hint}")
     return traces
 
 
@@ -64,23 +62,6 @@ Traces = Annotated[str, AfterValidator(_can_go)]
 def is_url(traces: str) -> bool:
     """Tell whether the setting names a collector, not a file."""
     return traces.startswith(("http://", "https://"))
-
-
-@contextmanager
-def exporting(service: str, traces: str) -> Iterator[None]:
-    """Record the spans of this process while entered, and send what is left at the end.
-
-    A destination that does not answer delays nothing, the end by two seconds at most.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    if not traces:
-        yield
-        return
-    otel = import_module("process.otel")
-    with otel.opened(service, otel.exporter_of(traces)) as provider, recording(provider):
-        yield
 
 
 @contextmanager

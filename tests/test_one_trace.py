@@ -21,7 +21,8 @@ from edge.settings.core import load_settings
 from evaluation.world import free_ports, listens
 from process import tracing
 from process.http import Listener, serving
-from process.tracing import exporting, root_span_id
+from process.otel import exporting
+from process.tracing import root_span_id
 from protos.deadline import Deadline
 from tests.cloud.running import make_roi, run_cloud
 from tests.dicom_peers import Pacs

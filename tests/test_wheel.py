@@ -17,7 +17,7 @@ from models.runtime.artifacts import every
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"process", "protos", "imaging", "models", "edge", "cloud", "overread"}
 MAINS = {name: f"{name}.__main__:main" for name in ("edge", "cloud", "models")}
-MAINS["eval"] = "process.extras:overread_eval"
+MAINS["eval"] = "overread.evaluate:main"
 RUN = """
 import contextlib, importlib, io, json, sys
 sys.path[1:1] = json.loads(sys.argv[1])

@@ -31,7 +31,6 @@ from evaluation.world import START_S, Process, running
 from imaging.volume import Nodule
 from models.markdown import Rows
 from models.runtime.errors import MissingData
-from process.command_line import PlainCommand
 from process.text import printable
 
 Json = Mapping[str, Any]
@@ -62,7 +61,6 @@ class Programs:
 
 
 @app.command(
-    cls=PlainCommand,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status, as of overread-edge screen: 0 the study was read; 1 something failed; "
     "3 the second reading is missing or partial; 4 the study was refused.",

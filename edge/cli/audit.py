@@ -12,10 +12,9 @@ from edge.cli.output import Config, ExitStatus, Json, load, show
 from edge.trail.records import records_after
 from edge.trail.store import agent_of
 from edge.trail.verify import verify as verify_trail
-from process.command_line import PlainGroup
 from process.text import printable
 
-app = typer.Typer(cls=PlainGroup, help="Check and export the audit trail.", no_args_is_help=True)
+app = typer.Typer(help="Check and export the audit trail.", no_args_is_help=True)
 
 
 @app.command(

@@ -2,13 +2,10 @@
 
 import os
 import sys
-from importlib.metadata import version
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from edge.access import UMASK
-from process.command_line import PlainGroup
+from process.command_line import PlainGroup, program
 
 MODULES = {
     "screen": "edge.cli.screen",
@@ -39,28 +36,11 @@ class Commands(PlainGroup):
             raise failed(error) from error
 
 
-app = typer.Typer(
-    cls=Commands,
-    help="Reads chest CT for lung nodules beside the scanner. Not a medical device.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = program(
+    "overread-edge",
+    "Reads chest CT for lung nodules beside the scanner. Not a medical device.",
+    group=Commands,
 )
-
-
-def _print_version(given: bool) -> None:
-    if given:
-        print(f"overread-edge {version('overread')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _program(
-    _version: Annotated[
-        bool, typer.Option("--version", help="Version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Reads chest CT for lung nodules beside the scanner. Not a medical device."""
 
 
 def main() -> None:

@@ -14,12 +14,9 @@ from edge.models.agreement import MIN_STUDIES
 from edge.models.fetch import fetch
 from edge.models.store import SHIPPED, ModelsState, models_state, promote, roll_back
 from edge.settings.core import EdgeSettings
-from process.command_line import PlainGroup
 from process.text import printable
 
-app = typer.Typer(
-    cls=PlainGroup, help="Models: show, fetch, promote, roll back.", no_args_is_help=True
-)
+app = typer.Typer(help="Models: show, fetch, promote, roll back.", no_args_is_help=True)
 
 
 @app.command(name="list")
@@ -33,7 +30,7 @@ def show_models(config: Config = None, as_json: Json = False) -> None:
 @app.command(
     name="fetch",
     epilog="Exit status: 0: it is here, or nothing new is offered. 1: it did not come whole, "
-    "or was refused. A fetch that broke off is continued by the next.",
+    "or was refused.",
 )
 def fetch_model(
     config: Config = None,

@@ -10,12 +10,9 @@ from rich.table import Table
 from edge.cli.output import Config, Json, load, show
 from edge.report.folder import require_readable
 from edge.rules.explain import ExplainedStudy, as_values, explain
-from process.command_line import PlainGroup
 from process.text import printable_line
 
-app = typer.Typer(
-    cls=PlainGroup, help="Rules that choose the series to read.", no_args_is_help=True
-)
+app = typer.Typer(help="Rules that choose the series to read.", no_args_is_help=True)
 
 
 @app.callback()

@@ -1,7 +1,7 @@
 """The command ``overread-edge screen``: reads one study."""
 
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from edge.report.model import Report, Status
 from edge.report.serialize import report_to_dict
 from edge.report.terminal import Progress, render_report
 from process.text import printable, printable_line
-from process.tracing import exporting, record_study
+from process.tracing import record_study
 
 app = typer.Typer()
 
@@ -77,12 +77,14 @@ def screen(
         deadline_s=deadline,
         cloud__insecure=insecure or None,
     )
-    with (
-        exporting("overread-edge", settings.traces),
-        progress.shown(),
-        open_pipeline(settings, on_stage=progress.on_stage) as pipeline,
-        nullcontext(admission(overwrite=overwrite)) if out else own as admit,
-    ):
+    with ExitStack() as held:
+        if settings.traces:  # by an extra
+            from process.otel import exporting
+
+            held.enter_context(exporting("overread-edge", settings.traces))
+        held.enter_context(progress.shown())
+        pipeline = held.enter_context(open_pipeline(settings, on_stage=progress.on_stage))
+        admit = admission(overwrite=overwrite) if out else held.enter_context(own)
         make_folder(top)  # an error here comes before the long work
         guarded = replace(pipeline, admit=admit)
         job, began_s = Job(path.resolve(), top), time.time()

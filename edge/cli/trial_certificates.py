@@ -6,36 +6,28 @@ own key is not kept: it can sign nothing else.
 
 import ipaddress
 import re
-import shutil
 import socket
-import subprocess
-import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edge.errors import EdgeError
 
 FILES = ("ca.pem", "cloud.pem", "cloud.key", "edge.pem", "edge.key")
 HOSTS = ("localhost", "127.0.0.1", "::1")
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
-TRIAL = "Overread trial - not for patients"
-
-_CONFIG = """
-[req]
-distinguished_name = name
-[name]
-[ca]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-subjectKeyIdentifier = hash
-[cloud]
-basicConstraints = critical, CA:FALSE
-extendedKeyUsage = serverAuth
-subjectAltName = {names}
-[edge]
-basicConstraints = critical, CA:FALSE
-extendedKeyUsage = clientAuth
-"""
+TRIAL, AUTHORITY = "Overread trial - not for patients", "Overread trial CA"
+_SIGNS = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, key_cert_sign=True, crl_sign=True,
+    encipher_only=False, decipher_only=False,
+)  # fmt: skip
 
 
 class CertificatesFailed(EdgeError):
@@ -48,21 +40,19 @@ def make_certificates(folder: Path, hosts: Sequence[str], days: int) -> None:
     ``hosts`` are further names and numbers under which edges reach the cloud.
 
     Raises:
-        CertificatesFailed: a host is none, a file exists, or openssl is missing or fails.
+        CertificatesFailed: a host is none, or a file exists.
         OSError: the folder cannot be written.
     """
     own = [name for name in (socket.gethostname(),) if HOST_NAME.fullmatch(name)]
-    names = [_subject_name(host) for host in dict.fromkeys((*HOSTS, *own, *hosts))]
+    names = [_general_name(host) for host in dict.fromkeys((*HOSTS, *own, *hosts))]
     if existing := [name for name in FILES if (folder / name).exists()]:
         raise CertificatesFailed(f"{folder / existing[0]} exists: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".certs-") as made:
-        work = Path(made)
-        (work / "trial.cnf").write_text(_CONFIG.format(names=", ".join(names)))
-        _sign(work, days)
-        for name in FILES:
-            (work / name).chmod(0o600 if name.endswith(".key") else 0o644)
-            (work / name).rename(folder / name)
+    for name, content in _contents(names, days).items():
+        path = folder / name
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_bytes(content)
+        path.chmod(0o600 if name.endswith(".key") else 0o644)
 
 
 def settings_for(folder: Path) -> str:
@@ -79,35 +69,48 @@ def settings_for(folder: Path) -> str:
     )
 
 
-def _sign(work: Path, days: int) -> None:
-    ec = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-config", "trial.cnf")
-    valid = ("-days", str(days), "-sha256")
-    subject = f"/O={TRIAL}/CN="
-    ca = ("-x509", "-extensions", "ca", "-subj", f"{subject}Overread trial CA", *valid)
-    _openssl(work, "req", *ec, *ca, "-keyout", "ca.key", "-out", "ca.pem")
-    for serial, name in ((1, "cloud"), (2, "edge")):
-        request = ("-subj", f"{subject}trial-{name}", "-keyout", f"{name}.key", "-out", "request")
-        _openssl(work, "req", "-new", *ec, *request)
-        by = ("-CA", "ca.pem", "-CAkey", "ca.key", "-set_serial", str(serial), *valid)
-        form = ("-extfile", "trial.cnf", "-extensions", name, "-out", f"{name}.pem")
-        _openssl(work, "x509", "-req", "-in", "request", *by, *form)
+def _contents(names: Sequence[x509.GeneralName], days: int) -> dict[str, bytes]:
+    """Return the content of each of `FILES`, signed by a new authority."""
+    by, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+
+    def certificate(
+        name: str, key: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType
+    ) -> bytes:
+        issuer, subject = (
+            x509.Name([
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, TRIAL),
+                x509.NameAttribute(NameOID.COMMON_NAME, one),
+            ])
+            for one in (AUTHORITY, name)
+        )  # fmt: skip
+        serial, until = x509.random_serial_number(), now + timedelta(days)
+        made = x509.CertificateBuilder(issuer, subject, key.public_key(), serial, now, until)
+        of_key = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        of_issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key())
+        for one in (*extensions, of_key, of_issuer):
+            is_critical = isinstance(one, x509.BasicConstraints | x509.KeyUsage)
+            made = made.add_extension(one, critical=is_critical)
+        return made.sign(by, SHA256()).public_bytes(Encoding.PEM)
+
+    signs = x509.BasicConstraints(ca=True, path_length=None), _SIGNS
+    contents = {"ca.pem": certificate(AUTHORITY, by, *signs)}
+    serves = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    calls = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    uses = {"cloud": (serves, x509.SubjectAlternativeName(names)), "edge": (calls,)}
+    for name, extensions in uses.items():
+        key, leaf = ec.generate_private_key(ec.SECP256R1()), x509.BasicConstraints(False, None)
+        form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        contents[f"{name}.key"] = key.private_bytes(*form)
+        contents[f"{name}.pem"] = certificate(f"trial-{name}", key, leaf, *extensions)
+    return contents
 
 
-def _openssl(work: Path, *arguments: str) -> None:
-    if shutil.which("openssl") is None:
-        raise CertificatesFailed("the command openssl is missing: install the package openssl")
-    ran = subprocess.run(
-        ("openssl", *arguments), cwd=work, umask=0o077, capture_output=True, text=True, check=False
-    )
-    if ran.returncode:
-        raise CertificatesFailed(f"openssl {arguments[0]} failed: {ran.stderr.strip()[-300:]}")
-
-
-def _subject_name(host: str) -> str:
+def _general_name(host: str) -> x509.GeneralName:
+    """Return a host as a certificate names it; raise `CertificatesFailed` if it is none."""
     try:
-        return f"IP:{ipaddress.ip_address(host.strip('[]'))}"
+        return x509.IPAddress(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
         pass
     if not HOST_NAME.fullmatch(host):
         raise CertificatesFailed(f"host {host!r}: expected a host name or an IP address, no port")
-    return f"DNS:{host}"
+    return x509.DNSName(host)

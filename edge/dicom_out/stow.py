@@ -14,8 +14,8 @@ from urllib3.exceptions import NewConnectionError
 
 from edge.dicom_out.targets import MAX_REASON, Refusal, Store, Target, Unreachable
 from edge.errors import BadSettings
+from edge.settings.receive import read_token
 from edge.settings.targets import DicomWebTarget
-from edge.settings.tokens import read_token
 from process.text import printable_line
 
 _UNAVAILABLE: frozenset[int] = frozenset({

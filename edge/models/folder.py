@@ -16,7 +16,6 @@ import numpy as np
 
 from edge.atomic_files import move, remove
 from edge.errors import EdgeError
-from edge.models.errors import RefusedModel
 from edge.reader import EdgeReader
 from edge.settings.core import EdgeSettings
 from edge.site import Site
@@ -31,6 +30,26 @@ NEW = ".new-"
 TRIAL_S = 300.0
 """Longest time of a trial; that of the shipped model takes about 5 s."""
 _SIDE = 96
+
+
+class ModelUpdateError(EdgeError):
+    """A model cannot be fetched, promoted or rolled back."""
+
+
+class UpdatesOff(ModelUpdateError):
+    """Models are not taken from a cloud with these settings, or by this user."""
+
+
+class FetchFailed(ModelUpdateError):
+    """The model did not come, or not whole; fetch it again."""
+
+
+class RefusedModel(ModelUpdateError):
+    """What came from the cloud is not used, and was discarded."""
+
+
+class NotPromotable(ModelUpdateError):
+    """The model may not be promoted, or there is none to go back to."""
 
 
 def top_of(site: Site) -> Path:

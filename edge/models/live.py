@@ -21,8 +21,7 @@ from edge.errors import EdgeError
 from edge.findings import Finding
 from edge.job import Job
 from edge.models.agreement import Reading, compare
-from edge.models.errors import RefusedModel
-from edge.models.folder import folder_of, remove_version, signed_package
+from edge.models.folder import RefusedModel, folder_of, remove_version, signed_package
 from edge.models.store import (
     AGENT,
     SHIPPED,

@@ -14,8 +14,8 @@ from edge.audit import Person
 from edge.checks import Checked, Level, Results
 from edge.database import Schema
 from edge.models.agreement import MIN_STUDIES
-from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetching
+from edge.models.folder import NotPromotable, UpdatesOff
 from edge.models.live import LiveModels
 from edge.models.store import MIGRATIONS, models_state, promote, require_sound, roll_back
 from edge.part import Action, Agent, Panel, Part

@@ -19,8 +19,13 @@ from edge.audit import AuditTrail, Event
 from edge.database import BUSY_S, Migration, require_current, transaction
 from edge.folders import other_user
 from edge.models.agreement import Agreement, Compared, agreement_of
-from edge.models.errors import ModelUpdateError, NotPromotable, UpdatesOff
-from edge.models.folder import folder_of, signed_package
+from edge.models.folder import (
+    ModelUpdateError,
+    NotPromotable,
+    UpdatesOff,
+    folder_of,
+    signed_package,
+)
 from edge.site import Site
 from edge.store.studies import all_migrations
 from models.runtime.errors import ModelError

@@ -25,7 +25,7 @@ from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, Report
 from imaging.location import Location
 
-SCHEMA = "overread.report/2"
+SCHEMA = "overread.report/1"
 """Gets a new number when a key goes or changes its meaning; new keys may come without."""
 
 _UNKNOWN = (math.nan, math.nan, math.nan)

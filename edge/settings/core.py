@@ -96,7 +96,7 @@ class PageSettings(Table):
         address: ``HOST:PORT`` of the status page; port 0 is a free one, empty: off. Another one
             than loopback requires TLS, and a password or client certificates.
         password_file: file of users, a line ``NAME:ROLE:HASH`` each; the role is ``reader`` or
-            ``operator``. A file with one password or its hash is one operator.
+            ``operator``.
         tls: files of TLS; ``cert`` and ``key`` enable it. Certificates that ``ca`` has signed open
             the page without password, and name the user.
         proxies: addresses of proxies that sign users in, or names in their client certificates.

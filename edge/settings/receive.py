@@ -8,13 +8,35 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from edge.settings.tokens import read_token
+from edge.errors import BadSettings
 from process.settings import MAX_S, ListenAddress, Table
 from process.tls import ServerTlsFiles, is_loopback
 
 _AE_TITLE = r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$"  # PS3.5, VR AE
 _AE_EXPECTED = "1 to 16 ASCII characters without a backslash, and without spaces at the ends"
 AeTitle = Annotated[str, Field(pattern=_AE_TITLE, description=_AE_EXPECTED)]
+MAX_TOKEN_BYTES = 4096
+"""Longer ones do not fit into a header of HTTP at every service."""
+
+
+def read_token(setting: str, path: Path, least: int = 1) -> str:
+    """Return the token in a file: one line of at least ``least`` printable ASCII characters.
+
+    Raises:
+        BadSettings: the file cannot be read, or holds something else; the message names the setting
+            and the file, and has nothing of the content.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise BadSettings(f"{setting} = {path}: {error.strerror}") from error
+    token = content.strip()
+    printable = all(0x20 < byte < 0x7F for byte in token)
+    if not (printable and len(token) >= least and len(content) <= MAX_TOKEN_BYTES):
+        wanted = f"one line of {least} to {MAX_TOKEN_BYTES} ASCII characters without spaces"
+        raise BadSettings(f"{setting} = {path}: expected {wanted}")
+    return token.decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -120,7 +142,7 @@ class StowReceiveSettings(Table):
         """Return the token that senders must name; empty for none.
 
         Raises:
-            BadSettings: see `edge.settings.tokens.read_token`.
+            BadSettings: see `read_token`.
         """
         if self.token_file is None:
             return ""

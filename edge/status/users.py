@@ -1,7 +1,7 @@
 """The users of the status page: names, roles and hashed passwords, a line each, in one file.
 
-A file with one password or its hash, and no name, is one operator. The page reads the file again
-after each change: who is removed sees nothing more, whatever session he has.
+The page reads the file again after each change: who is removed sees nothing more, whatever session
+he has.
 """
 
 import hashlib
@@ -23,12 +23,10 @@ from process.files import state_of
 MAX_NAME = 64
 """Longest name in characters."""
 NAMELESS_USER = "operator"
-"""The user of a file that holds a password without a name."""
+"""The user that a command without a name adds; alone in the file, he is asked for no name."""
 _N, _R, _P = 2**14, 8, 1
 """Cost of scrypt (RFC 7914): 16 MB and 50 ms. One for all: the time shall not tell who is there."""
 _HASH = re.compile(rf"scrypt:{_N}:{_R}:{_P}:[A-Za-z0-9+/]{{22}}==:[A-Za-z0-9+/]{{86}}==")
-_OF_USER = re.compile(r"[^:]*:(reader|operator|[^:]*:scrypt):")
-"""What no password without a name begins with."""
 NOBODY = f"scrypt:{_N}:{_R}:{_P}:{'A' * 22}==:{'A' * 86}=="
 """A hash that no password has."""
 
@@ -88,11 +86,6 @@ def _read(path: Path, name: str, _state: object) -> Mapping[str, Account]:
     lines = [(n, line.strip("\r")) for n, line in given if line.strip()]
     if not lines:
         raise BadSettings(f"{name} is empty: add a user with overread-edge password")
-    if len(lines) == 1 and not _OF_USER.match(text := lines[0][1]):
-        if text.startswith("scrypt:") and not _HASH.fullmatch(text):
-            raise BadSettings(f"{name}: the hash is damaged, use overread-edge password again")
-        hashed = text if text.startswith("scrypt:") else hash_of(text)
-        return {NAMELESS_USER: Account(Role.OPERATOR, hashed)}
     users = dict[str, Account]()
     for number, line in lines:
         user, role, hashed = (*line.split(":", 2), "", "")[:3]

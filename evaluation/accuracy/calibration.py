@@ -35,7 +35,6 @@ from models.calibration.statistics import upper_bound
 from models.data.folder import CALIBRATION
 from models.runtime.artifacts import find
 from models.runtime.detection import sigmoid
-from process.extras import require
 
 RANGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 0.7, 0.9, 1.0)
 """Limits of the ranges of probability in which the share of nodules is counted."""
@@ -114,7 +113,8 @@ def calibration(
     cloud_model: CloudModel = None,
 ) -> dict[str, Any]:
     """Probabilities against shares of nodules, the choice of thresholds, and the guarantee."""
-    require("torch")
+    import torch  # noqa: F401 - a lack of it is told now, not after an hour of reading
+
     from models.training.data import load_cubes
     from models.training.insertions import donors_of
 

@@ -42,14 +42,13 @@ class Package:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A package as it is sent: manifest, signatures, and the model file in xz with its SHA-256."""
+    """A package as it is sent: manifest, signatures, and the model file in xz."""
 
     version: str
     name: str
     manifest: bytes
     signatures: bytes
     packed: bytes
-    sha256: bytes
 
 
 def read_package(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> Package:
@@ -98,8 +97,7 @@ def open_offer(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -
     packed = lzma.compress(content, preset=6 | lzma.PRESET_EXTREME)
     if max(len(content), len(packed)) > MAX_MODEL:
         raise DamagedArtifact(f"{name}: {len(content)} bytes, expected at most {MAX_MODEL}")
-    digest = hashlib.sha256(packed).digest()
-    return Offer(package.version, name, manifest, signatures, packed, digest)
+    return Offer(package.version, name, manifest, signatures, packed)
 
 
 def unpacked(packed: bytes) -> bytes:

@@ -5,10 +5,10 @@ part takes tensors of earlier parts by name and gives those that later parts or 
 a skip connection goes around the parts between.
 """
 
-import copy
 import json
+import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -39,8 +39,6 @@ _RUNS = 5
 """Runs of which the least time of a node counts."""
 
 Tensors = Mapping[str, npt.NDArray[Any]]
-Examples = tuple[Tensors, Tensors]
-"""Inputs of two batch sizes, which tell the batch axis of a tensor from its other axes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,74 +126,54 @@ def _cut_evenly(whole: Artifact, count: int) -> list[ModelProto]:
     """Return the parts as networks."""
     model, shape = onnx.load_model_from_string(whole.content()), whole.settings["roi_shape"]
     matrix_resize(model)  # before nodes are timed
-    one, two = (
-        {INPUT: np.random.default_rng(n).integers(0, 256, (n, 1, *shape), dtype=np.uint8)}
-        for n in (1, 2)
-    )
-    return cut(model, even_cuts(model, count, (one, two)), (one, two))
+    voxels = np.random.default_rng(1).integers(0, 256, (1, 1, *shape), dtype=np.uint8)
+    return cut(model, even_cuts(model, node_times(model, {INPUT: voxels}), count))
 
 
 def _names(values: Sequence[ValueInfoProto]) -> tuple[str, ...]:
     return tuple(value.name for value in values)
 
 
-def even_cuts(model: ModelProto, count: int, examples: Examples) -> list[int]:
+def even_cuts(model: ModelProto, took_s: Sequence[float], count: int) -> list[int]:
     """Return the positions for `cut` that make ``count`` parts of about equal time.
 
-    Of the positions near an even share of the measured time the one with the fewest crossing bytes
-    is taken.
+    ``took_s`` is the time of each node. Of the positions near an even share of the sum the one with
+    the fewest crossing bytes is taken.
 
     Raises:
         ValueError: there is no position to cut.
     """
-    took_s, graph = node_times(model, examples[0]), _Graph(model)
+    graph = _Graph(model)
     shares = [before_s / sum(took_s) for before_s in accumulate(took_s, initial=0.0)]
-    # the positions within the slack of each even share, and the nearest ones even beyond it
-    near = set[int]()
-    for share in (i / count for i in range(1, count)):
-        nearest = sorted(range(1, len(graph.nodes)), key=lambda i: abs(shares[i] - share))
-        near.update(i for i in nearest if abs(shares[i] - share) <= SLACK / 2)
-        near.update(nearest[:20])
-    # the tensors that pass from the nodes before each position to those from it on
-    crossings = {}
-    for position in sorted(near):
-        later = [i for i in range(position, len(graph.nodes)) if i not in graph.cheap]
-        crossings[position] = [name for name in graph.taken(later) if name in graph.makers]
-    # a position serves if all that crosses there has a batch axis
-    names = sorted({name for crossing in crossings.values() for name in crossing})
-    batched = _batched(model, names, examples)
-    sizes = {
-        position: sum(batched[name][0].nbytes for name in crossing)
-        for position, crossing in crossings.items()
-        if crossing and batched.keys() >= set(crossing)
+    bytes_at = {
+        at: [graph.roi_bytes(name) for name in graph.crossing(at)]
+        for at in range(1, len(graph.nodes))
     }
+    sizes = {at: sum(sizes) for at, sizes in bytes_at.items() if sizes and all(sizes)}
     chosen = [0]
-    for i in range(1, count):
-        chosen.append(_best(sizes, shares, i / count, after=chosen[-1]))
+    for share in (i / count for i in range(1, count)):
+        off = {at: abs(shares[at] - share) for at in sizes if at > chosen[-1]}
+        if not off:
+            raise ValueError("there are too few positions where only tensors of each ROI cross")
+        near = {at: (sizes[at], away) for at, away in off.items() if away <= SLACK / 2}
+        chosen.append(min(near, key=near.__getitem__) if near else min(off, key=off.__getitem__))
     return chosen[1:]
 
 
-def _best(sizes: dict[int, int], shares: Sequence[float], share: float, after: int) -> int:
-    """Return the position of fewest bytes near ``share``; if none is near, the nearest."""
-    left = [position for position in sizes if position > after]
-    if not left:
-        raise ValueError("there are too few positions where only tensors with a batch axis cross")
-    near = [position for position in left if abs(shares[position] - share) <= SLACK / 2]
-    if near:
-        return min(near, key=lambda position: (sizes[position], abs(shares[position] - share)))
-    return min(left, key=lambda position: abs(shares[position] - share))
-
-
 def node_times(model: ModelProto, example: Tensors) -> list[float]:
-    """Return the seconds of each node in their order, the least of several runs."""
-    named = copy.deepcopy(model)
-    for number, node in enumerate(named.graph.node):
+    """Return the seconds of each node, the least of several runs; the nodes get numbers as names.
+
+    They run without fusion, so that each has a time.
+    """
+    for number, node in enumerate(model.graph.node):
         node.name = f"node{number}"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.enable_profiling = 3, True
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "profile"))
-        session = _open_plain(named, options)
+        content = model.SerializeToString()
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         for _ in range(_RUNS):
             session.run(None, dict(example))
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -204,10 +182,10 @@ def node_times(model: ModelProto, example: Tensors) -> list[float]:
         name, _, what = event["name"].partition("_")
         if event.get("cat") == "Node" and what == "kernel_time":
             times[name] = min(times.get(name, float("inf")), event["dur"] * 1e-6)
-    return [times.get(node.name, 0.0) for node in named.graph.node]
+    return [times.get(node.name, 0.0) for node in model.graph.node]
 
 
-def cut(model: ModelProto, positions: Sequence[int], examples: Examples) -> list[ModelProto]:
+def cut(model: ModelProto, positions: Sequence[int]) -> list[ModelProto]:
     """Return the parts of ``model``, one more than there are ``positions``.
 
     Each position is the number of the first node of a part, in rising order.
@@ -216,100 +194,70 @@ def cut(model: ModelProto, positions: Sequence[int], examples: Examples) -> list
         ValueError: a part would be empty, or a tensor without a batch axis crosses.
     """
     graph = _Graph(model)
-    bounds = pairwise([0, *positions, len(graph.nodes)])
-    parts = [[i for i in range(first, end) if i not in graph.cheap] for first, end in bounds]
-    if not all(parts):
-        raise ValueError(f"cuts before the nodes {list(positions)} leave a part without nodes")
-    crossing = sorted({name for part in parts for name in graph.taken(part)})
-    declared = copy.deepcopy(model)
-    declared.graph.value_info.extend(_types(model, crossing, examples))
-    extract = Extractor(declared).extract_model
-    made = [extract(graph.taken(part), graph.given(part, crossing)) for part in parts]
-    for part in made:
+    for name in (name for position in positions for name in graph.crossing(position)):
+        if not graph.roi_bytes(name):
+            raise ValueError(f"{name} crosses a cut, and its first axis alone is not the batch's")
+    parts = [graph.part(*ends) for ends in pairwise([0, *positions, len(graph.nodes)])]
+    for part in parts:
         onnx.checker.check_model(part)
-    return made
+    return parts
 
 
 class _Graph:
-    """The nodes of a network by number, who makes each tensor, and which nodes are cheap.
+    """The nodes of a network by number, and which tensors pass between them.
 
     Cheap nodes (constants, shapes, `DequantizeLinear`) are repeated in each part that uses them, so
     that the tensors of an INT8 network cross as bytes.
     """
 
     def __init__(self, model: ModelProto) -> None:
-        self.model, self.nodes = model, model.graph.node
-        self.makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
-        self.held = {tensor.name for tensor in model.graph.initializer}
-        self.cheap = set[int]()
-        constant = {*self.held, ""}  # what is computed from constants alone is one too
+        typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        graph, self._extract = typed.graph, Extractor(typed).extract_model
+        self.nodes, self._outputs = graph.node, _names(graph.output)
+        values = (*graph.value_info, *graph.input, *graph.output)
+        self._types = {value.name: value.type.tensor_type for value in values}
+        # of each tensor those that it comes from by cheap nodes alone; none of a constant
+        self._origins: dict[str, tuple[str, ...]] = {name: (name,) for name in _names(graph.input)}
+        self._origins |= dict.fromkeys(("", *(tensor.name for tensor in graph.initializer)), ())
+        self._makers = dict.fromkeys(_names(graph.input), -1)
+        self._used: list[set[str]] = []  # by each node; by a cheap one nothing
         for number, node in enumerate(self.nodes):
-            fixed = set(node.input) <= constant or node.op_type == "Shape"
-            if fixed or node.op_type == "DequantizeLinear":
-                self.cheap.add(number)
-            if fixed:
-                constant |= set(node.output)
+            origins = {one for name in node.input for one in self._origins[name]}
+            is_cheap = not origins or node.op_type in ("Shape", "DequantizeLinear")
+            self._used.append(set() if is_cheap else origins)
+            for name in node.output:
+                self._origins[name] = tuple(origins) if is_cheap else (name,)
+                self._makers[name] = number
+        self._last = {name: i for i, names in enumerate(self._used) for name in sorted(names)}
 
-    def taken(self, part: Sequence[int]) -> list[str]:
-        """Return the tensors that a part uses and neither makes nor holds as a constant."""
-        numbers = set(part)
-        wanted = [name for number in part for name in self.nodes[number].input]
-        while wanted:  # the cheap nodes that it needs are its own
-            number = self.makers.get(wanted.pop())
-            if number in self.cheap and number not in numbers:
-                numbers.add(number)
-                wanted += self.nodes[number].input
-        known = {name for i in numbers for name in self.nodes[i].output} | {*self.held, ""}
-        used = [name for number in sorted(numbers) for name in self.nodes[number].input]
-        return [name for name in dict.fromkeys(used) if name not in known]
+    def crossing(self, position: int) -> list[str]:
+        """Return the tensors that pass from the nodes before a position to those from it on."""
+        return [name for name, i in self._last.items() if 0 <= self._makers[name] < position <= i]
 
-    def given(self, part: Sequence[int], crossing: Sequence[str]) -> list[str]:
-        """Return the tensors that a part makes for others: crossing ones and outputs."""
-        wanted = [*crossing, *(output.name for output in self.model.graph.output)]
-        return [name for name in dict.fromkeys(wanted) if self._origin(name) in set(part)]
+    def roi_bytes(self, name: str) -> int:
+        """Return the size of a tensor for one ROI; 0 unless its first axis alone is free."""
+        kind = self._types.get(name)
+        if kind is None or not kind.shape.dim:
+            return 0
+        first, *sides = kind.shape.dim
+        if first.dim_value or not all(side.dim_value for side in sides):
+            return 0
+        size = helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        return math.prod((size, *(side.dim_value for side in sides)))
 
-    def _origin(self, name: str) -> int | None:
-        """Return the node that a tensor comes from: of a dequantised one, that of its bytes."""
-        number = self.makers.get(name)
-        while number in self.cheap:
-            number = self.makers.get(self.nodes[number].input[0])
-        return number
+    def part(self, first: int, end: int) -> ModelProto:
+        """Return the nodes from one position to another as a network; ValueError for none."""
+        used = set().union(*self._used[first:end])
+        if not used:
+            raise ValueError(f"the part of the nodes {first} to {end - 1} would be empty")
+        gives = [name for name in self._makers if self._is_given(name, first, end)]
+        used |= {one for name in gives for one in self._origins[name]}
+        return self._extract(
+            [n for n in self._makers if n in used and self._makers[n] < first], gives
+        )
 
-
-def _types(
-    model: ModelProto, crossing: Sequence[str], examples: Examples
-) -> Iterator[ValueInfoProto]:
-    """Yield type and shape of each tensor that crosses and is no input or output of the whole."""
-    known = {*_names(model.graph.input), *_names(model.graph.output)}
-    names = [name for name in crossing if name not in known]
-    batched = _batched(model, names, examples)
-    for name in names:
-        if name not in batched:
-            raise ValueError(f"{name} crosses a cut and has no batch axis")
-        one, two = batched[name]
-        # an axis that differs between the examples is free, as the batch axis is
-        axes = enumerate(zip(one.shape[1:], two.shape[1:], strict=True), 1)
-        shape = ["n", *(a if a == b else f"n{i}" for i, (a, b) in axes)]
-        kind = helper.np_dtype_to_tensor_dtype(one.dtype)
-        yield helper.make_tensor_value_info(name, kind, shape)
-
-
-def _batched(
-    model: ModelProto, names: Sequence[str], examples: Examples
-) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Return those of the named tensors that have a batch axis, as computed for both examples."""
-    shown = copy.deepcopy(model)
-    known = {output.name for output in model.graph.output}
-    shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
-    session = _open_plain(shown, onnxruntime.SessionOptions())
-    values = (session.run(list(names), dict(example)) for example in examples)
-    pairs = zip(names, zip(*values, strict=True), strict=True)
-    return {name: (a, b) for name, (a, b) in pairs if a.ndim and a.shape[0] != b.shape[0]}
-
-
-def _open_plain(model: ModelProto, options: Any) -> Any:
-    """Open the network without fusion, so that every tensor is available."""
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    def _is_given(self, name: str, first: int, end: int) -> bool:
+        """Return whether a part makes a tensor for others, or an output of the whole."""
+        if name in self._outputs:
+            return first <= max(self._makers[one] for one in self._origins[name]) < end
+        return first <= self._makers[name] < end <= self._last.get(name, -1)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cloud.errors import BadSettings
 from cloud.instances import BatchAbandoned, BatchResult, Instances, WorkerStage, open_instances
-from cloud.settings import CloudSettings
+from cloud.run import opened_reader
+from cloud.settings import BadSettings, CloudSettings
 from evaluation.sleeping_cloud import SleepingModel
 from imaging.volume import UInt8Array
 from models.runtime import hardware
@@ -31,16 +31,15 @@ def busy_s(rois: int = 48, **settings: Any) -> dict[str, float]:
     model = SleepingModel(given, 0.008, 0.001)
 
     async def run() -> None:
-        with open_instances(given, model.open) as reader:
-            async with batcher_of(reader, given.max_batch) as batcher:
-                for device in model.devices.values():
-                    device.busy_s = 0.0
-                voxels = np.zeros((2, 2, 2), np.uint8)
-                waiting = [
-                    batcher.submit(lambda: voxels, Deadline.after(60.0), Priority.ROUTINE)
-                    for _ in range(rois)
-                ]
-                await asyncio.gather(*waiting)
+        async with batcher_of(open_instances(given, model.open), given.max_batch) as batcher:
+            for device in model.devices.values():
+                device.busy_s = 0.0
+            voxels = np.zeros((2, 2, 2), np.uint8)
+            waiting = [
+                batcher.submit(lambda: voxels, Deadline.after(60.0), Priority.ROUTINE)
+                for _ in range(rois)
+            ]
+            await asyncio.gather(*waiting)
 
     asyncio.run(run())
     return {name: device.busy_s for name, device in model.devices.items()}
@@ -80,10 +79,10 @@ def test_instances_go_to_devices_in_turn_and_divide_the_cores(
         opened.append((device, threads))
         return MeanReader()
 
-    with open_instances(CloudSettings(**settings), open_one) as reader:
-        assert isinstance(reader, Instances) is (len(expected) > 1)
-        assert (reader.name, reader.version, reader.roi_shape) == ("mean", "2.1", (8, 8, 8))
-        assert reader.engine == ("numpy" if len(expected) == 1 else f"{len(expected)} x numpy")
+    reader = open_instances(CloudSettings(**settings), open_one)
+    assert isinstance(reader, Instances) is (len(expected) > 1)
+    assert (reader.name, reader.version, reader.roi_shape) == ("mean", "2.1", (8, 8, 8))
+    assert reader.engine == ("numpy" if len(expected) == 1 else f"{len(expected)} x numpy")
     assert opened == expected
 
 
@@ -108,7 +107,7 @@ def test_ray_without_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "cloud.ray_actors", raising=False)
     with pytest.raises(BadSettings, match=r"overread\[ray\]"):
-        open_instances(CloudSettings(ray="local"), lambda *_: MeanReader()).__enter__()
+        opened_reader(CloudSettings(ray="local"), lambda *_: MeanReader()).__enter__()
 
 
 class Pair(Instances):

@@ -15,8 +15,9 @@ pytest.importorskip("ray", reason="needs the extra ray")
 from ray.exceptions import RaySystemError
 
 from cloud import watchdog
-from cloud.instances import Instances, open_instances
+from cloud.instances import Instances
 from cloud.ray_actors import _wait
+from cloud.run import opened_reader
 from cloud.scheduling.batcher import Batcher
 from cloud.settings import CloudSettings
 from models.runtime.errors import UnknownArtifact
@@ -109,7 +110,7 @@ def test_two_workers_read_and_a_dead_one_starts_again() -> None:
         assert not before & after  # the batch that killed one was given to the other
         assert len(batcher.queue.busy_until_s) == 2
 
-    with open_instances(SETTINGS, open_one) as reader:
+    with opened_reader(SETTINGS, open_one) as reader:
         assert isinstance(reader, Instances)
         assert reader.engine == "2 x ray numpy"
         assert (reader.name, reader.version, reader.roi_shape) == ("ray test", "1", (2, 2, 2))
@@ -131,9 +132,9 @@ def test_a_hanging_actor_is_dropped_and_an_error_at_the_start_keeps_its_class(
         assert len(batcher.queue.busy_until_s) == 1
         assert len(await processes(batcher)) == 1
 
-    with open_instances(SETTINGS, open_one) as reader:
+    with opened_reader(SETTINGS, open_one) as reader:
         run(reader, scenario)
-    with pytest.raises(UnknownArtifact, match="no such model"), open_instances(SETTINGS, fails):
+    with pytest.raises(UnknownArtifact, match="no such model"), opened_reader(SETTINGS, fails):
         pass
 
 

@@ -17,8 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
-from cloud.errors import AddressUnusable, BadSettings
-from cloud.settings import CloudSettings
+from cloud.settings import AddressUnusable, BadSettings, CloudSettings
 from evaluation.hostile.clients import ATTACKS
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cloud.errors import BadSettings
-from cloud.settings import load_settings
+from cloud.settings import BadSettings, load_settings
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app, main
 from imaging.phantom.phantom import TRAINING_SEED
-from process.extras import PACKAGES
+from process.command_line import PACKAGES
 from tests.evaluation.accuracy.test_luna16 import HEAD, write
 from tests.models.test_main import Ended, Lacking, program_ended
 
@@ -62,7 +62,7 @@ def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, ended
 
 
 def test_the_program_names_the_extra_that_a_plain_installation_lacks() -> None:
-    code = "import sys; sys.modules['hpack'] = None; import process.extras as e; e.overread_eval()"
+    code = "import sys; sys.modules['hpack'] = None; import overread.evaluate as e; e.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     said = "hpack is missing: in the checkout, pip install --editable '.[evaluation]'\n"
     assert (done.returncode, done.stderr) == (1, said)

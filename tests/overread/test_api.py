@@ -26,6 +26,7 @@ from tests.imaging.small_ct import SmallCt
 from tests.overread.test_report import image_of
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN = ["process", "imaging", "protos", "models", "edge"]
 SPEC = PhantomSpec(
     seed=4, spacing_mm=(2.5, 1.0, 1.0), size_mm=(280.0, 320.0, 320.0), nodule_count=2,
     diameter_mm=(14.0, 20.0),
@@ -299,21 +300,25 @@ def test_a_volume_that_is_no_chest_is_refused_as_a_file_would_be(
 
 
 def _imported_from(folder: Path) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.path.append({str(ROOT)!r}); import overread; print(overread.screen)"
+    code = f"import sys; sys.path.append({str(ROOT)!r}); import overread; print(*sys.modules)"
     return subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
     )
 
 
-def test_import_says_why_not_beside_a_package_of_the_same_name(tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "__init__.py").touch()
+@pytest.mark.parametrize("name", OWN)
+def test_import_says_why_not_beside_a_package_of_the_same_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
     said = _imported_from(tmp_path).stderr
-    assert f"Python finds {tmp_path / 'models' / '__init__.py'} first" in said
+    assert f"Python finds {tmp_path / name / '__init__.py'} first" in said
     assert "Rename that folder or file" in said
 
 
 def test_a_plain_folder_of_the_same_name_does_no_harm(tmp_path: Path) -> None:
+    """Nor does a package of the name of one that is not loaded: all that are have a sentence."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "weights.pt").touch()
-    assert _imported_from(tmp_path).returncode == 0
+    loaded = {one.partition(".")[0] for one in _imported_from(tmp_path).stdout.split()}
+    packages = {one.parent.name for one in ROOT.glob("*/__init__.py")}
+    assert loaded & packages == {"overread", *OWN}

@@ -85,13 +85,13 @@ def test_a_pair_that_does_not_fit_is_named(pki: Path, key: str, why: str) -> Non
 def test_a_file_of_another_kind_is_named(pki: Path, tmp_path: Path) -> None:
     swapped = TlsFiles(ca=pki / "edge.key", cert=pki / "edge.key", key=pki / "edge.pem").problems()
     assert swapped == [
-        f"{name} = {pki / 'edge.key'} holds no certificate, expected PEM"
+        f"{name} = {pki / 'edge.key'} is damaged or holds no certificate, expected PEM"
         for name in ("tls.ca", "tls.cert")
     ]
     damaged = tmp_path / "ca.pem"
     text = (pki / "ca.pem").read_text().splitlines()
     damaged.write_text("\n".join([text[0], "QUJD", *text[-1:]]))
-    said = f"tls.ca = {damaged} is damaged, expected a certificate as PEM"
+    said = f"tls.ca = {damaged} is damaged or holds no certificate, expected PEM"
     assert TlsFiles(ca=damaged).problems() == [said]
     whole, second = (pki / "ca.pem").read_text(), (pki / "edge.pem").read_text()
     damaged.write_text(whole + second[:300])  # of a bundle that is copied at this moment
@@ -167,7 +167,7 @@ def test_an_expired_certificate_is_told_and_so_is_one_that_expires_soon(pki: Pat
     assert f"{pki / 'ca.pem'} expired on" in late[0]
     early = files.problems(now - timedelta(days=3))
     assert "is not valid before" in early[0]
-    assert "check the clock of this machine" in early[0]
+    assert "check this machine's clock" in early[0]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ from cloud.settings import CloudSettings
 from edge.settings.core import EdgeSettings
 from process import tracing
 from process.logs import configure_logging
-from process.otel import QUEUE_SPANS, FileExporter
+from process.otel import QUEUE_SPANS, FileExporter, exporting
 from process.settings import InvalidSettings, ProcessSettings, load
-from process.tracing import exporting, root_span_id
+from process.tracing import root_span_id
 from tests.traces import Seen, recorded, spans_in
 
 KEY = "0af7651916cd43dd8448eb211c80319c"
@@ -35,7 +35,7 @@ def test_without_a_destination_nothing_is_recorded_and_no_sdk_imported() -> None
 import sys
 from process import tracing
 import edge.run, cloud.server
-with tracing.exporting("edge", ""), tracing.study("{KEY}"):
+with tracing.study("{KEY}"):
     with tracing.span("read") as span:
         span.set_attribute("overread.rois", 1)
         assert not span.is_recording() and tracing.metadata() == {{}}
@@ -67,7 +67,7 @@ def test_a_destination_that_cannot_be_is_named(traces: str, is_wrong: bool) -> N
 def test_without_the_extra_the_setting_names_it(
     settings: type[ProcessSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "process.otel", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk", None)
     said = r"traces: traces need OpenTelemetry: install it with pip install 'overread\[trace\]'"
     with pytest.raises(InvalidSettings, match=said):
         load(settings, None, {"traces": "traces.jsonl"})

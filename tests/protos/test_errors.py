@@ -15,14 +15,12 @@ from protos import overread_pb2 as pb
 from protos.errors import (
     DETAILS_KEY,
     TABLE,
-    BusyFault,
     CallerFault,
     ChecksumMismatch,
     DeadlinePassed,
     DeadlineUnmeetable,
     Draining,
     InvalidRequest,
-    LinkFault,
     ModelFailed,
     NothingOffered,
     Overloaded,
@@ -217,17 +215,3 @@ def test_a_status_of_grpc_itself_is_read_by_its_code(
 )
 def test_no_words_of_grpc_reach_a_user(code: str, details: str, words: str) -> None:
     assert from_status(grpc.StatusCode[code], details, None).reason == words
-
-
-def test_errors_are_sorted_by_who_must_act() -> None:
-    assert issubclass(InvalidRequest, CallerFault)
-    assert issubclass(Overloaded, BusyFault)
-    assert issubclass(Draining, BusyFault)
-    assert issubclass(ModelFailed, ServiceFault)
-    assert issubclass(Unreachable, LinkFault)
-
-
-def test_a_refusal_names_its_class() -> None:
-    """An unknown name is a `ServiceFault`."""
-    assert isinstance(error_by_name("ModelFailed", "why"), ModelFailed)
-    assert type(error_by_name("SomethingNew", "why")) is ServiceFault

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from edge.cli.main import app
-from edge.status.users import Account, Role, is_password, load_users
+from edge.status.users import Account, Role, is_password, load_users, put_user
 from edge.store.repair import damaged_databases
 from tests.edge.builders import open_store
 from tests.edge.running_agent import command
@@ -101,9 +101,9 @@ def test_password_writes_the_hash_for_its_reader_alone(tmp_path: Path) -> None:
 
 
 def test_password_adds_a_user_to_the_file_and_leaves_the_others(tmp_path: Path) -> None:
-    """A file of one password gets a name for it; a new password leaves the role."""
+    """A new password leaves the role."""
     file = tmp_path / "status.password"
-    file.write_text("one long word\n")
+    put_user(file, "operator", None, "one long word")
 
     def roles_after(*arguments: str) -> dict[str, str]:
         given = ["password", str(file), *arguments]

@@ -72,11 +72,5 @@ def test_a_host_that_is_none_is_refused(host: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_openssl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CertificatesFailed, match="install the package openssl"):
-        make_certificates(tmp_path / "trial", (), 60)
-
-
 def _der(pem: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(pem.read_text())

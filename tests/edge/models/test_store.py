@@ -19,8 +19,8 @@ from edge.database import transaction
 from edge.doctor import examine
 from edge.models import store as models
 from edge.models.agreement import Compared
-from edge.models.errors import NotPromotable, UpdatesOff
 from edge.models.fetch import fetch
+from edge.models.folder import NotPromotable, UpdatesOff
 from edge.models.live import LiveModels
 from edge.models.store import SHIPPED, Choice, models_state, promote, roll_back
 from edge.run import PARTS, site_of
@@ -115,7 +115,7 @@ def test_a_model_that_was_rolled_back_is_in_shadow_again_only_if_somebody_says_s
     assert site.choice.shadow == version
 
 
-@pytest.mark.parametrize("fault", ["damaged", "missing", "unsigned", "untrusted"])
+@pytest.mark.parametrize("fault", ["damaged", "missing", "untrusted"])
 def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
     fault: str, site: Edge
 ) -> None:
@@ -123,14 +123,11 @@ def test_an_active_model_that_cannot_be_opened_is_replaced_at_the_start(
     version, settings = site.add(*ENOUGH), site.settings
     promote(site.site, user="anna")
     every.cache_clear()
-    folder = site.models / version
     match fault:
         case "damaged":
             site.damage(version)
         case "missing":
-            shutil.rmtree(folder)
-        case "unsigned":
-            (folder / "manifest.sig").unlink()
+            shutil.rmtree(site.models / version)
         case _:
             settings = changed(settings, models__keys=())
     assert LiveModels(site_of(settings)).open_active().name == settings.screening_model

@@ -174,9 +174,12 @@ class Site:
         return file
 
     def authenticator(
-        self, users: str | None = HASH, *, clock: Callable[[], float] = time.monotonic,
+        self,
+        users: str | None = f"operator:operator:{HASH}",
+        *,
+        clock: Callable[[], float] = time.monotonic,
         **page: Any,
-    ) -> Authenticator:  # fmt: skip
+    ) -> Authenticator:
         """Who may see the pages: the users of this file, and whom the settings name."""
         if users is not None:
             page["password_file"] = self.users(users)

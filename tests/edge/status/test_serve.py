@@ -110,7 +110,7 @@ def test_doctor_says_how_the_page_is_protected(tmp_path: Path) -> None:
     assert status_of(closed)[0].level is Level.WRONG  # it is missing
     file.write_text(f"anna:reader:{hash_of('x')}")
     assert "nobody is an operator" in status_of(closed)[0].text
-    file.write_text(hash_of("x"))
+    file.write_text(f"operator:operator:{hash_of('x')}")
     file.chmod(0o644)
     assert "can be read by others" in status_of(closed)[0].text
     file.chmod(0o600)

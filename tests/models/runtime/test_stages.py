@@ -12,18 +12,12 @@ from onnx import TensorProto, helper
 from models.export.manifest import register
 from models.export.onnx import export_fp32
 from models.networks.hybrid import HybridNetwork
-from models.runtime import stages
 from models.runtime.artifacts import find
 from models.runtime.errors import UnfitArtifact
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
-from models.runtime.stages import Examples, Tensors, cut, even_cuts, open_staged
+from models.runtime.stages import Tensors, cut, even_cuts, open_staged
 from tests.models.small_networks import SMALL_HYBRID
-
-EXAMPLES: Examples = (
-    {"x": np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 4)},
-    {"x": np.linspace(-2, 1, 8, dtype=np.float32).reshape(2, 4)},
-)
 
 
 def ladder() -> onnx.ModelProto:
@@ -72,7 +66,7 @@ def test_the_parts_say_what_the_whole_says(positions: list[int]) -> None:
     model = ladder()
     given = {"x": np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)}
     tensors = dict(given)
-    for part in cut(model, positions, EXAMPLES):
+    for part in cut(model, positions):
         tensors |= run(part, tensors)
     for name, value in run(model, given).items():
         np.testing.assert_array_equal(tensors[name], value)
@@ -80,7 +74,7 @@ def test_the_parts_say_what_the_whole_says(positions: list[int]) -> None:
 
 def test_only_what_is_needed_crosses_and_as_bytes() -> None:
     """The skip crosses quantised, each side dequantises it, and an early output is given early."""
-    first, second, third = cut(ladder(), [3, 6], EXAMPLES)
+    first, second, third = cut(ladder(), [3, 6])
     assert (names(first.graph.input), names(first.graph.output)) == (["x"], ["a", "z"])
     assert (names(second.graph.input), names(second.graph.output)) == (["a"], ["aq", "b"])
     assert (sorted(names(third.graph.input)), names(third.graph.output)) == (["aq", "b"], ["y"])
@@ -93,14 +87,14 @@ def test_only_what_is_needed_crosses_and_as_bytes() -> None:
 def test_a_part_without_work_and_a_tensor_without_a_batch_axis_are_refused() -> None:
     """A tensor without an axis for the batch would be wrong in batches of another size."""
     model = ladder()
-    with pytest.raises(ValueError, match="without nodes"):
-        cut(model, [2, 2], EXAMPLES)
+    with pytest.raises(ValueError, match="would be empty"):
+        cut(model, [2, 2])
     total = helper.make_node("ReduceSum", ["a"], ["total"], keepdims=0)
     model.graph.node.insert(3, total)
     model.graph.node.append(helper.make_node("Add", ["z", "total"], ["z2"]))
     model.graph.output[1].name = "z2"
-    with pytest.raises(ValueError, match=r"total .* no batch axis"):
-        cut(model, [4], EXAMPLES)
+    with pytest.raises(ValueError, match=r"total crosses a cut"):
+        cut(model, [4])
 
 
 @pytest.fixture(scope="module")
@@ -134,18 +128,13 @@ def test_three_stages_read_as_the_whole_does_each_on_its_engine(
         open_staged("hybrid-fp32", 500, folder=tmp_path)
 
 
-def test_cuts_are_at_equal_shares_of_the_time(
-    hybrid: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cuts_are_at_equal_shares_of_the_time(hybrid: onnx.ModelProto) -> None:
     """With half of it in each of two nodes between these; with all in one still apart."""
     convolutions = [i for i, n in enumerate(hybrid.graph.node) if n.op_type == "Conv"]
-    examples = ({"voxels": regions(1)[:, None]}, {"voxels": regions(2)[:, None]})
 
     def cuts(count: int, busy: list[int]) -> list[int]:
-        times = [float(i in busy) for i in range(len(hybrid.graph.node))]
-        monkeypatch.setattr(stages, "node_times", lambda *_: times)
-        return even_cuts(hybrid, count, examples)
+        return even_cuts(hybrid, [float(i in busy) for i in range(len(hybrid.graph.node))], count)
 
     (position,) = cuts(2, convolutions[4:6])
     assert convolutions[4] < position <= convolutions[5]
-    assert len(cut(hybrid, cuts(3, [convolutions[0] + 6]), examples)) == 3
+    assert len(cut(hybrid, cuts(3, [convolutions[0] + 6]))) == 3
