@@ -48,7 +48,7 @@ class Bounds:
             is waiting or being read, and for more of the body of an HTTP request.
         return_margin_s: part of each budget that is kept for the answer's way back, at most half.
         max_transfers: largest number of models that are sent at once.
-        transfer_timeout_s: longest time of one transfer.
+        transfer_timeout_s: longest time of one transfer; the caller continues it with another.
     """
 
     max_rois: int = 100

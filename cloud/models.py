@@ -1,7 +1,7 @@
 """Sends a model for the edge to the sites, beside the verdicts and never in their way.
 
 Each transfer has one chunk on its way at a time, a few are open at once, and they pause while
-studies or inference requests are open.
+studies or inference requests are open. A transfer that breaks off continues where it ended.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from protos.errors import DeadlinePassed, InvalidRequest, NothingOffered, Overlo
 CHUNK_BYTES = 64 * 1024
 PAUSE_S = 0.02
 """Between two chunks while others wait for verdicts: at most 3 MB/s for each transfer."""
+MAX_HELD = 64
 
 _log = structlog.get_logger(__name__)
 
@@ -45,13 +46,13 @@ class ModelTransfers:
     async def responses(
         self, request: pb.GetModelRequest, site: str, is_busy: Callable[[], bool]
     ) -> AsyncGenerator[pb.GetModelResponse]:
-        """Yield the offer, then the model unless the caller has it.
+        """Yield the offer, then what the caller lacks of the model.
 
         Raises:
             NothingOffered: no model of this kind is offered.
             Overloaded: too many transfers are open.
-            InvalidRequest: the request names no kind.
-            DeadlinePassed: the transfer took too long.
+            InvalidRequest: the request is wrong.
+            DeadlinePassed: the transfer took too long; another call continues it.
         """
         offer, kind = self._offer, request.kind
         if kind == pb.MODEL_KIND_UNSPECIFIED:
@@ -63,21 +64,29 @@ class ModelTransfers:
                 f"no model of kind {name.removeprefix('MODEL_KIND_').lower()} is offered here;"
                 " the operator of the cloud offers one with the setting offered_model"
             )
+        if len(request.held) > MAX_HELD:
+            many = f"{len(request.held)} files held, expected at most {MAX_HELD}"
+            raise InvalidRequest(many, field="held", limit=MAX_HELD)
         with self._counted():
             if request.version == offer.version:
                 same = pb.ModelOffer(version=offer.version, name=offer.name)
                 yield pb.GetModelResponse(offer=same)
                 return
-            loop = asyncio.get_running_loop()
+            held = {one.sha256: one.bytes for one in request.held}
+            loop, sent = asyncio.get_running_loop(), 0
             until_s = loop.time() + self._longest_s
             yield pb.GetModelResponse(offer=_encoded(offer))
-            for at in range(0, len(offer.packed), CHUNK_BYTES):
+            start = min(held.get(offer.sha256, 0), len(offer.packed))
+            for at in range(start, len(offer.packed), CHUNK_BYTES):
                 if loop.time() > until_s:
-                    raise DeadlinePassed(f"the transfer took more than {self._longest_s:g} s")
+                    limit = f"{self._longest_s:g} s"
+                    raise DeadlinePassed(f"the transfer took more than {limit}; continue it")
+                data = offer.packed[at : at + CHUNK_BYTES]
                 # gRPC takes the next one when this one may be sent
-                yield pb.GetModelResponse(chunk=offer.packed[at : at + CHUNK_BYTES])
+                yield pb.GetModelResponse(chunk=pb.ModelChunk(offset=at, data=data))
+                sent += len(data)
                 await asyncio.sleep(PAUSE_S if is_busy() else 0)
-            _log.info("model sent", version=offer.version, site=site, bytes=len(offer.packed))
+            _log.info("model sent", version=offer.version, site=site, bytes=sent)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -98,4 +107,5 @@ def _encoded(offer: Offer) -> pb.ModelOffer:
         manifest=offer.manifest,
         signatures=offer.signatures,
         bytes=len(offer.packed),
+        sha256=offer.sha256,
     )

@@ -657,22 +657,52 @@ class GetModelRequest(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     kind: Global___ModelKind.ValueType
     version: _builtins.str
     """that the caller has; if it is offered, only its name is sent"""
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldModel]:
+        """beginnings of files, of a transfer that was interrupted"""
+
     def __init__(
         self,
         *,
         kind: Global___ModelKind.ValueType = ...,
         version: _builtins.str = ...,
+        held: _abc.Iterable[Global___HeldModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "kind", b"kind", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
+
+@_typing.final
+class HeldModel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """of the whole file as it is sent"""
+    bytes: _builtins.int
+    """that the caller has of it"""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldModel: _TypeAlias = HeldModel  # noqa: Y015
 
 @_typing.final
 class GetModelResponse(_message.Message):
@@ -680,17 +710,17 @@ class GetModelResponse(_message.Message):
 
     OFFER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
-    chunk: _builtins.bytes
-    """the next bytes of the model file, at most 64 KiB"""
     @_builtins.property
     def offer(self) -> Global___ModelOffer:
         """first, and once"""
 
+    @_builtins.property
+    def chunk(self) -> Global___ModelChunk: ...
     def __init__(
         self,
         *,
         offer: Global___ModelOffer | None = ...,
-        chunk: _builtins.bytes = ...,
+        chunk: Global___ModelChunk | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "offer", b"offer", "response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -711,6 +741,7 @@ class ModelOffer(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     SIGNATURES_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """of the package: `models.runtime.package`"""
     name: _builtins.str
@@ -721,6 +752,8 @@ class ModelOffer(_message.Message):
     """manifest.sig"""
     bytes: _builtins.int
     """of the model file, compressed with xz"""
+    sha256: _builtins.bytes
+    """of these bytes"""
     def __init__(
         self,
         *,
@@ -729,11 +762,36 @@ class ModelOffer(_message.Message):
         manifest: _builtins.bytes = ...,
         signatures: _builtins.bytes = ...,
         bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "manifest", b"manifest", "name", b"name", "signatures", b"signatures", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "manifest", b"manifest", "name", b"name", "sha256", b"sha256", "signatures", b"signatures", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelOffer: _TypeAlias = ModelOffer  # noqa: Y015
+
+@_typing.final
+class ModelChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """of the first byte"""
+    data: _builtins.bytes
+    """at most 64 KiB"""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelChunk: _TypeAlias = ModelChunk  # noqa: Y015

@@ -83,10 +83,9 @@ class OverreadServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Sends a model for the edge: an offer, then its file in chunks. Where the caller has it already,
-        the offer alone. A service that offers none fails with NOTHING_OFFERED. Nothing is in a
-        response that the caller may use unchecked: the manifest is signed, and has the SHA-256 of each
-        model file.
+        """Sends a model for the edge: an offer, then what the caller lacks of the file, in order. A
+        service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
+        may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -83,10 +83,9 @@ class OverreadStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_overread_pb2.DescribeRequest, _overread_pb2.DescribeResponse]
     """Describes the model served, and the limits that a caller must keep."""
     GetModel: _grpc.UnaryStreamMultiCallable[_overread_pb2.GetModelRequest, _overread_pb2.GetModelResponse]
-    """Sends a model for the edge: an offer, then its file in chunks. Where the caller has it already,
-    the offer alone. A service that offers none fails with NOTHING_OFFERED. Nothing is in a
-    response that the caller may use unchecked: the manifest is signed, and has the SHA-256 of each
-    model file.
+    """Sends a model for the edge: an offer, then what the caller lacks of the file, in order. A
+    service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
+    may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
     """
 
 @_typing.type_check_only
@@ -112,10 +111,9 @@ class OverreadAsyncStub(OverreadStub):
     Describe: _aio.UnaryUnaryMultiCallable[_overread_pb2.DescribeRequest, _overread_pb2.DescribeResponse]  # type: ignore[assignment]
     """Describes the model served, and the limits that a caller must keep."""
     GetModel: _aio.UnaryStreamMultiCallable[_overread_pb2.GetModelRequest, _overread_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Sends a model for the edge: an offer, then its file in chunks. Where the caller has it already,
-    the offer alone. A service that offers none fails with NOTHING_OFFERED. Nothing is in a
-    response that the caller may use unchecked: the manifest is signed, and has the SHA-256 of each
-    model file.
+    """Sends a model for the edge: an offer, then what the caller lacks of the file, in order. A
+    service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
+    may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
     """
 
 class OverreadServicer(metaclass=_abc_1.ABCMeta):
@@ -156,10 +154,9 @@ class OverreadServicer(metaclass=_abc_1.ABCMeta):
         request: _overread_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_overread_pb2.GetModelResponse], _abc.AsyncIterator[_overread_pb2.GetModelResponse]]:
-        """Sends a model for the edge: an offer, then its file in chunks. Where the caller has it already,
-        the offer alone. A service that offers none fails with NOTHING_OFFERED. Nothing is in a
-        response that the caller may use unchecked: the manifest is signed, and has the SHA-256 of each
-        model file.
+        """Sends a model for the edge: an offer, then what the caller lacks of the file, in order. A
+        service that offers none fails with NOTHING_OFFERED. Nothing is in a response that the caller
+        may use unchecked: the manifest is signed, and has the SHA-256 of each model file.
         """
 
 def add_OverreadServicer_to_server(servicer: OverreadServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

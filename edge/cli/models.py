@@ -30,7 +30,7 @@ def show_models(config: Config = None, as_json: Json = False) -> None:
 @app.command(
     name="fetch",
     epilog="Exit status: 0: it is here, or nothing new is offered. 1: it did not come whole, "
-    "or was refused.",
+    "or was refused. A fetch that broke off is continued by the next.",
 )
 def fetch_model(
     config: Config = None,

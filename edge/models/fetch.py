@@ -1,10 +1,11 @@
 """Fetch the model that the cloud offers, and put it in shadow.
 
-    offer -> signature and version -> model file -> trial -> stored -> in shadow
+    offer -> signature and version -> model file -> trial -> in shadow
 
-A version appears under its name only when it is whole, has the hash of the signed manifest and was
-tried. A fetch that broke off before leaves nothing: a model has about 1 MB, and comes again. The
-channel is one of its own, so that no byte of a model lies before a verdict.
+Each arrow ends in a durable step, and a fetch that broke off anywhere is continued by the next.
+A file appears under its name only when it is whole and has the hash of the signed manifest. What
+has come of it so far is a hidden file named after the hash of what is sent. The channel is one of
+its own, so that no byte of a model lies before a verdict.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from typing import Any
 import grpc
 import structlog
 
-from edge.atomic_files import move, remove, write_atomically
+from edge.atomic_files import move, remove, sync_folder, write_atomically
 from edge.database import StepHook
 from edge.folders import AlreadyRunning, exclusive
 from edge.link.channel import open_channel
@@ -52,17 +53,21 @@ from models.runtime.package import (
     unpacked,
 )
 from process.backoff import doubled
+from process.files import named
 from protos import overread_pb2 as pb
 from protos.errors import from_status
 from protos.messages import SITE_KEY
 from protos.overread_pb2_grpc import OverreadStub
 
 TRANSFER_S = 900.0
-"""Longest time of one transfer."""
+"""Longest time of one transfer; the next one continues it."""
+MAX_HELD = 16
+"""Files that a request names."""
 FETCH_EVERY_S = 86_400.0
 """Time between two requests for a new model."""
 FIRST_PAUSE_S = 60.0
 """Pause after the first fetch that failed; it doubles up to `FETCH_EVERY_S`."""
+_PART = ".part"
 
 log = structlog.get_logger()
 
@@ -70,7 +75,8 @@ log = structlog.get_logger()
 class ModelStep(Enum):
     """A durable step of a fetch."""
 
-    STORED = "stored"  # its folder is there, whole and tried
+    OFFERED = "offered"  # manifest and signatures are in its folder, checked
+    STORED = "stored"  # the model is in its folder
     SHADOW = "shadow"  # it is tried in shadow, and may be promoted
 
 
@@ -92,7 +98,7 @@ def fetch(
 
     Raises:
         UpdatesOff: the settings take no model from a cloud.
-        FetchFailed: the cloud offers none, or the transfer broke off.
+        FetchFailed: the cloud offers none, or the transfer broke off; fetching again continues it.
         RefusedModel: what came is damaged or unsigned, and was discarded.
         sqlite3.Error, OSError: nothing can be written.
     """
@@ -114,12 +120,12 @@ def fetch(
         try:
             return transfer.run(OverreadStub(channel), again)
         except RefusedModel as error:
-            transfer.refuse(str(error))
+            transfer.discard(str(error))
             raise
         except grpc.RpcError as error:
             status: Any = error
             fault = from_status(status.code(), status.details(), status.trailing_metadata())
-            raise FetchFailed(f"{fault.text}; fetch again") from error
+            raise FetchFailed(f"{fault.text}; what came is kept, fetch again") from error
 
 
 class _Transfer:
@@ -128,19 +134,22 @@ class _Transfer:
     def __init__(self, site: Site, store: ModelStore, user: str, on_step: StepHook) -> None:
         self._site, self._settings, self._keys = site, site.settings, site.settings.models.keys
         self._store, self._user, self._on_step = store, user, on_step
-        self._offered = ""
+        self._version, self._offered, self._bytes = "", "", 0
 
     def run(self, stub: OverreadStub, again: bool) -> Fetched:
         """Fetch; errors as `fetch`."""
         known = next((one for one in self._store.packages() if self._is_here(one)), None)
         shipped = _shipped_version(self._settings)
         request = pb.GetModelRequest(
-            kind=pb.MODEL_KIND_SCREENING, version=known.version if known else shipped
+            kind=pb.MODEL_KIND_SCREENING,
+            version=known.version if known else shipped,
+            held=list(_held(top_of(self._site)))[:MAX_HELD],
         )
         metadata = ((SITE_KEY, self._settings.site),) if self._settings.site else None
         call: Any = stub.GetModel(request, timeout=TRANSFER_S, metadata=metadata)
         try:
-            first = next(call, None)
+            responses = iter(call)
+            first = next(responses, None)
             if first is None or not first.HasField("offer"):
                 raise RefusedModel("the cloud sent no offer first")
             offer = first.offer
@@ -152,22 +161,24 @@ class _Transfer:
                     with self._step(ModelStep.SHADOW):
                         self._store.shadow(known, user=self._user, again=True)
                 return Fetched(known.version, is_new)
-            new = Path(tempfile.mkdtemp(prefix=NEW, dir=top_of(self._site)))
-            try:
-                package = self._accept(offer, new)
-                self._receive(call, offer.bytes, package)
-                self._use(package, new)
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
-            self._clean_up(package.version)
-            return Fetched(package.version, True, offer.bytes)
+            folder = self._accept(offer)
+            package = signed_package(offer.name, folder, self._keys)
+            part = folder / f".{offer.sha256.hex()}{_PART}"
+            with named(part):
+                self._receive(responses, offer.bytes, part)
+            self._use(package, part, offer.sha256)
+            self._clean_up()
+            return Fetched(package.version, True, self._bytes)
         finally:
             call.cancel()  # changes nothing of a call that has ended
 
-    def refuse(self, reason: str) -> None:
-        """Record why what came was not stored; what is active or was before stays."""
-        log.error("model refused", version=self._offered, reason=reason)
-        self._store.refuse(self._offered, reason, self._user)
+    def discard(self, reason: str) -> None:
+        """Remove what came, and record why; what is active or was before stays."""
+        log.error("model refused", version=self._version, reason=reason)
+        choice = self._store.choice()
+        if self._version and self._version not in (choice.active, choice.previous):
+            remove_version(folder_of(self._site, self._version))
+        self._store.refuse(self._version or self._offered, reason, self._user)
 
     @contextmanager
     def _step(self, step: ModelStep) -> Iterator[None]:
@@ -175,48 +186,67 @@ class _Transfer:
         yield
         self._on_step(step, True)
 
-    def _accept(self, offer: pb.ModelOffer, new: Path) -> Package:
-        """Check an offer, and write its manifest into the folder ``new``; return the package."""
+    def _accept(self, offer: pb.ModelOffer) -> Path:
+        """Check an offer, and store its manifest durably; return the folder of its version."""
         self._offered = offer.version if is_version(offer.version) else ""
         if len(offer.manifest) > MAX_MANIFEST or len(offer.signatures) > MAX_MANIFEST:
             raise RefusedModel(f"a manifest of more than {MAX_MANIFEST} bytes")
-        if not 0 < offer.bytes <= MAX_MODEL:
-            raise RefusedModel(f"a model file of {offer.bytes} bytes, expected at most {MAX_MODEL}")
-        write_atomically(new / MANIFEST, offer.manifest)
-        write_atomically(new / SIGNATURES, offer.signatures)
-        package = signed_package(offer.name, new, self._keys)
-        if package.version != offer.version:
-            text = f"the manifest is of version {package.version}, offered was {offer.version}"
-            raise RefusedModel(text)
-        return package
+        if not 0 < offer.bytes <= MAX_MODEL or len(offer.sha256) != 32:
+            size = f"{offer.bytes} bytes and a hash of {len(offer.sha256)}"
+            raise RefusedModel(f"a model file of {size}, expected at most {MAX_MODEL} and 32")
+        folder = folder_of(self._site, offer.version)
+        with self._step(ModelStep.OFFERED):
+            new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
+            try:
+                write_atomically(new / MANIFEST, offer.manifest)
+                write_atomically(new / SIGNATURES, offer.signatures)
+                found = signed_package(offer.name, new, self._keys).version
+                if found != offer.version:
+                    text = f"the manifest is of version {found}, offered was {offer.version}"
+                    raise RefusedModel(text)
+                if folder.is_symlink() or not folder.is_dir():
+                    folder.unlink(missing_ok=True)  # whatever it is, it is no folder of ours
+                    move(new, folder)
+                else:  # what has come of its files stays; signatures may be others
+                    for file in (SIGNATURES, MANIFEST):
+                        move(new / file, folder / file)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+            # only from here on is there something of this version to discard
+            self._version = offer.version
+        return folder
 
-    def _receive(self, responses: Iterator[Any], size: int, package: Package) -> None:
-        """Write the model file of ``size`` bytes in xz, once it is that of the manifest."""
-        packed = bytearray()
-        while len(packed) < size:
-            if (response := next(responses, None)) is None:
-                raise FetchFailed("the transfer ended before the model was whole; fetch again")
-            if not 0 < len(response.chunk) <= size - len(packed):
-                came = f"{len(response.chunk)} bytes came after {len(packed)}"
-                raise RefusedModel(f"{came}, expected at most {size - len(packed)}")
-            packed += response.chunk
-        try:
-            content = unpacked(bytes(packed))
-        except ModelError as error:
-            raise RefusedModel(str(error)) from error
-        if hashlib.sha256(content).hexdigest() != package.model.sha256:
-            raise RefusedModel("the model file has another hash than in the manifest")
-        write_atomically(package.model.path, content)
+    def _receive(self, responses: Iterator[Any], size: int, part: Path) -> None:
+        with part.open("ab") as file:
+            while (had := file.tell()) < size:
+                response = next(responses, None)
+                if response is None:
+                    raise FetchFailed("the transfer ended before the model was whole; fetch again")
+                chunk = response.chunk
+                count = len(chunk.data)
+                if chunk.offset != had or not 0 < count <= size - had:
+                    came = f"{count} bytes from {chunk.offset} came"
+                    raise RefusedModel(f"{came}, expected at most {size - had} from {had}")
+                file.write(chunk.data)
+                self._bytes += count
 
-    def _use(self, package: Package, new: Path) -> None:
-        """Try the model in the folder ``new``, store it under its version, and put it in shadow."""
-        model, engine = package.model, try_model(package, self._settings)
-        folder = folder_of(self._site, package.version)
-        with self._step(ModelStep.STORED):
-            if folder.is_symlink() or not folder.is_dir():
-                folder.unlink(missing_ok=True)  # whatever it is, it is no folder of ours
-            remove_version(folder)
-            move(new, folder)
+    def _use(self, package: Package, part: Path, digest: bytes) -> None:
+        """Store the model file, which is whole; try it, and put it in shadow."""
+        model = package.model
+        if not is_whole(package):
+            packed = part.read_bytes()
+            if hashlib.sha256(packed).digest() != digest:
+                remove(part)
+                raise RefusedModel(f"{len(packed)} bytes have another hash than was offered")
+            with self._step(ModelStep.STORED):
+                try:
+                    content = unpacked(packed)
+                except ModelError as error:
+                    raise RefusedModel(str(error)) from error
+                if hashlib.sha256(content).hexdigest() != model.sha256:
+                    raise RefusedModel("the model file has another hash than in the manifest")
+                write_atomically(model.path, content)
+        engine = try_model(package, self._settings)
         with self._step(ModelStep.SHADOW):
             self._store.shadow(
                 StoredPackage(package.version, model.name, engine),
@@ -228,10 +258,13 @@ class _Transfer:
                 cloud=self._settings.cloud.address,
             )
         log.info("model fetched", version=package.version, model=model.name, engine=engine)
+        for old in model.path.parent.glob(f".*{_PART}"):
+            remove(old)
+        sync_folder(model.path.parent)
 
-    def _clean_up(self, version: str) -> None:
+    def _clean_up(self) -> None:
         """Remove the versions that nobody needs any more."""
-        needed = self._store.choice().versions | {version}
+        needed = self._store.choice().versions | {self._version}
         for folder in top_of(self._site).iterdir():
             if folder.is_dir() and folder.name not in needed:
                 remove(folder)
@@ -274,7 +307,7 @@ def fetching(site: Site) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(1.0)  # a transfer that is not over begins again at the next start
+        thread.join(1.0)  # a transfer that is not over is continued at the next start
 
 
 @contextmanager
@@ -286,6 +319,14 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except AlreadyRunning as error:
         raise FetchFailed("another fetch runs now; its result is in the list") from error
+
+
+def _held(top: Path) -> Iterator[pb.HeldModel]:
+    """Yield every file of which a part is here: the hash of the whole, and the bytes so far."""
+    for part in top.glob(f"*/.*{_PART}"):
+        digest = part.name[1 : -len(_PART)]
+        if len(digest) == 64 and not set(digest) - set("0123456789abcdef"):
+            yield pb.HeldModel(sha256=bytes.fromhex(digest), bytes=part.stat().st_size)
 
 
 def _shipped_version(settings: EdgeSettings) -> str:

@@ -41,7 +41,7 @@ class UpdatesOff(ModelUpdateError):
 
 
 class FetchFailed(ModelUpdateError):
-    """The model did not come, or not whole; fetch it again."""
+    """The model did not come, or not whole; what came is kept, and the next fetch continues."""
 
 
 class RefusedModel(ModelUpdateError):

@@ -42,13 +42,14 @@ class Package:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A package as it is sent: manifest, signatures, and the model file in xz."""
+    """A package as it is sent: manifest, signatures, and the model file in xz with its SHA-256."""
 
     version: str
     name: str
     manifest: bytes
     signatures: bytes
     packed: bytes
+    sha256: bytes
 
 
 def read_package(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -> Package:
@@ -97,7 +98,8 @@ def open_offer(name: str, folder: Path = WEIGHTS, keys: tuple[Path, ...] = ()) -
     packed = lzma.compress(content, preset=6 | lzma.PRESET_EXTREME)
     if max(len(content), len(packed)) > MAX_MODEL:
         raise DamagedArtifact(f"{name}: {len(content)} bytes, expected at most {MAX_MODEL}")
-    return Offer(package.version, name, manifest, signatures, packed)
+    digest = hashlib.sha256(packed).digest()
+    return Offer(package.version, name, manifest, signatures, packed, digest)
 
 
 def unpacked(packed: bytes) -> bytes:

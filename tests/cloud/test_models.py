@@ -1,5 +1,6 @@
 """Sending a model to the edges: an offer, its file, and what is refused."""
 
+import hashlib
 import lzma
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,19 +35,28 @@ def test_the_model_file_is_sent_in_xz_with_its_signed_manifest(hospital: Signed)
     assert offer.offer.signatures == (hospital.folder / "manifest.sig").read_bytes()
     packed = b""
     for one in chunks:
-        assert 0 < len(one.chunk) <= 64 * 1024
-        packed += one.chunk
+        assert one.chunk.offset == len(packed)
+        assert len(one.chunk.data) <= 64 * 1024
+        packed += one.chunk.data
     assert offer.offer.bytes == len(packed)
+    assert offer.offer.sha256 == hashlib.sha256(packed).digest()
     file = hospital.folder / f"{NAME}.onnx"
     assert lzma.decompress(packed, lzma.FORMAT_XZ) == file.read_bytes()
     assert len(packed) < 0.9 * file.stat().st_size
 
 
-def test_what_the_caller_has_is_not_sent(hospital: Signed) -> None:
+def test_only_what_the_caller_lacks_is_sent(hospital: Signed) -> None:
     with offering(hospital) as cloud:
-        version = responses_of(cloud)[0].offer.version
-        (same,) = asked(cloud, kind=pb.MODEL_KIND_SCREENING, version=version)
-    assert (same.offer.version, same.offer.manifest) == (version, b"")
+        whole = responses_of(cloud)
+        offer = whole[0].offer
+        parts = {offer.sha256: 100, b"x" * 32: 7}
+        held = [pb.HeldModel(sha256=sha256, bytes=size) for sha256, size in parts.items()]
+        rest = asked(cloud, kind=pb.MODEL_KIND_SCREENING, held=held)
+        same = asked(cloud, kind=pb.MODEL_KIND_SCREENING, version=offer.version)
+    assert sum(len(r.chunk.data) for r in rest) == offer.bytes - 100
+    assert rest[1].chunk.offset == 100
+    assert len(same) == 1
+    assert not same[0].offer.manifest
 
 
 def refusal(cloud: Any, **request: Any) -> OverreadError:

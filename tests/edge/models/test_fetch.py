@@ -1,11 +1,13 @@
 """Fetching a model over real gRPC: whole, broken off, damaged, unsigned, and killed anywhere."""
 
+import hashlib
 import lzma
 import os
 import signal
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -36,6 +38,7 @@ from tests.edge.models.signed import (
 )
 from tests.edge.running_agent import PATIENCE_S, PROCESSES
 
+CHUNK = 64 * 1024
 Change = Callable[[pb.ModelOffer], None]
 
 
@@ -113,20 +116,32 @@ def test_a_newer_model_takes_the_place_of_the_one_in_shadow(hospital: Signed, si
 @pytest.mark.parametrize(
     ("then", "says"), [(grpc.StatusCode.UNAVAILABLE, "fetch again"), (None, "ended before")]
 )
-def test_a_transfer_that_broke_off_leaves_nothing(
+def test_a_transfer_that_broke_off_is_continued(
     then: grpc.StatusCode | None, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
+    total = sent[0].offer.bytes
     with sending(sent[:4], then) as address, pytest.raises(FetchFailed, match=says):
         fetch(site.at(address), user="a")
     assert events(site) == []
-    assert_nothing_is_left(site)
+    assert fetch(site.site, user="a").bytes == total - 3 * CHUNK
+
+
+def test_a_damaged_transfer_is_discarded_and_recorded(
+    site: Edge, sent: list[pb.GetModelResponse]
+) -> None:
+    chunk = pb.ModelChunk(data=bytes(CHUNK))
+    damaged = [sent[0], pb.GetModelResponse(chunk=chunk), *sent[2:]]
+    assert_refused(site, damaged, "another hash than was offered")
+    last = site.trail()[-1]
+    assert last.event == Event.MODEL_REFUSED
+    assert last.fields["version"] == sent[0].offer.version
+    assert "another hash" in last.fields["reason"]
 
 
 @pytest.mark.parametrize(
     ("packed", "says"),
     [
         (lzma.compress(b"another model"), "another hash than in the manifest"),
-        (lzma.compress(b"x" * 1000)[:-30] + bytes(30), "cannot be unpacked"),
         (b"no xz at all", "cannot be unpacked"),
         (lzma.compress(b"x" * 1000)[:-30], "incomplete"),
         (lzma.compress(bytes(MAX_MODEL + 1)), "more than 67108864 bytes"),
@@ -135,13 +150,12 @@ def test_a_transfer_that_broke_off_leaves_nothing(
 def test_what_is_not_the_file_of_the_manifest_is_refused(
     packed: bytes, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
+    """The hash of what is sent is not signed: that of the file is."""
     offer = pb.ModelOffer.FromString(sent[0].offer.SerializeToString())
-    offer.bytes = len(packed)
-    responses = [pb.GetModelResponse(offer=offer), pb.GetModelResponse(chunk=packed)]
+    offer.bytes, offer.sha256 = len(packed), hashlib.sha256(packed).digest()
+    chunk = pb.ModelChunk(data=packed)
+    responses = [pb.GetModelResponse(offer=offer), pb.GetModelResponse(chunk=chunk)]
     assert_refused(site, responses, says)
-    last = site.trail()[-1]
-    assert (last.event, last.fields["version"]) == (Event.MODEL_REFUSED, offer.version)
-    assert says in last.fields["reason"]
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
@@ -165,8 +179,9 @@ def test_what_has_the_name_of_a_version_and_is_no_folder_is_replaced(
 WRONG: list[tuple[Change, str]] = [
     (lambda offer: offer.__setattr__("bytes", 2**40), "expected at most"),
     (lambda offer: offer.__setattr__("bytes", 0), "expected at most"),
+    (lambda offer: offer.__setattr__("sha256", b"x"), "a hash of 1"),
     (lambda offer: offer.__setattr__("manifest", b"x" * 300_000), "a manifest of more than"),
-    (lambda offer: offer.__setattr__("version", "../../evil"), "offered was"),
+    (lambda offer: offer.__setattr__("version", "../../evil"), "is no version"),
     (lambda offer: offer.__setattr__("version", "another-version"), "offered was another"),
     (lambda offer: offer.__setattr__("name", "hybrid-int8"), "is of kind .hybrid."),
     (lambda offer: offer.__setattr__("manifest", offer.manifest + b" "), "UntrustedManifest"),
@@ -187,17 +202,18 @@ def test_an_offer_that_is_wrong_is_refused_before_anything_is_stored(
 @pytest.mark.parametrize(
     ("chunk", "says"),
     [
-        (b"", "0 bytes came after 0"),
-        (bytes(11), "11 bytes came after 0, expected at most 10"),
+        ({"offset": 9, "data": b"x"}, "1 bytes from 9 came"),
+        ({"data": b""}, "0 bytes from 0"),
+        ({"data": bytes(11)}, "11 bytes from 0 came, expected at most 10 from 0"),
         (None, "no offer first"),
     ],
 )
-def test_a_chunk_that_cannot_be_is_refused(
-    chunk: bytes | None, says: str, site: Edge, sent: list[pb.GetModelResponse]
+def test_a_chunk_that_is_not_the_next_one_is_refused(
+    chunk: dict[str, Any] | None, says: str, site: Edge, sent: list[pb.GetModelResponse]
 ) -> None:
     offer = pb.GetModelResponse.FromString(sent[0].SerializeToString())
     offer.offer.bytes = 10
-    odd = [pb.GetModelResponse(chunk=chunk or b"")]
+    odd = [pb.GetModelResponse(chunk=pb.ModelChunk(**chunk or {}))]
     assert_refused(site, odd if chunk is None else [offer, *odd], says)
 
 
@@ -259,7 +275,7 @@ def fetch_until(site: Edge, crash: tuple[ModelStep, bool]) -> None:
 
 
 @pytest.mark.long
-def test_a_fetch_that_is_killed_at_any_step_is_made_again(hospital: Signed, site: Edge) -> None:
+def test_a_fetch_that_is_killed_at_any_step_is_continued(hospital: Signed, site: Edge) -> None:
     """Never is there half a file under its name, nor a record too many or too few."""
     for step, durable in product(ModelStep, (False, True)):
         process = PROCESSES.Process(target=fetch_until, args=(site, (step, durable)))
