@@ -8,7 +8,6 @@ import pytest
 
 from edge.audit_sampling import Audit, AuditOutcome
 from edge.clinical.sidecar import Clinical
-from edge.findings import DecidedBy
 from edge.guarantee import UNREAD, Guarantee
 from edge.report.model import Change, ChangeKind, Rejection, Report, Status
 from edge.report.serialize import NotAReport, read_report, report_from_dict, report_to_dict
@@ -19,8 +18,6 @@ from imaging.volume import Limitation, LimitationKind
 from protos.messages import Priority
 from tests.edge.builders import TERMS
 from tests.edge.report.reports import CHANGE, FINDING, LOCATOR, POSSIBLE, REPORT, page, values_of
-
-WRITTEN = Path(__file__).with_name("written_by_0_1.json")
 
 
 def test_a_finding_names_image_side_and_zone() -> None:
@@ -93,19 +90,6 @@ def test_what_was_written_is_a_report_again(report: Report) -> None:
     assert json.loads(json.dumps(report_to_dict(again))) == stored(report)
     assert again.status is report.status
     assert [n for n, _ in again.listed] == [n for n, _ in report.listed]
-
-
-def test_a_report_of_the_first_release_is_read_with_all_that_it_says(tmp_path: Path) -> None:
-    """Of a phantom, screened with a cloud; of an older one without its result too."""
-    values = json.loads(WRITTEN.read_bytes())
-    report = read_report(WRITTEN)
-    later = {"acquisition": None}
-    assert json.loads(json.dumps(report_to_dict(report))) == values | later
-    assert report.findings[0].decided_by is DecidedBy.EDGE
-    assert report.brock[1].inputs.emphysema
-    older = {name: value for name, value in values.items() if name not in ("result", "next_steps")}
-    (tmp_path / "report.json").write_text(json.dumps(older))
-    assert read_report(tmp_path / "report.json").result == ""
 
 
 @pytest.mark.parametrize(
