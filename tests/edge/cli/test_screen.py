@@ -422,8 +422,8 @@ NO_REPORT = "but no report.json of Overread"
         ("file/below", "file", "file is a file"),
         *((out, "", "choose a folder outside it")
           for out in ("study", "study/report", "link", "link/report")),
-        ("out", "out/report.json", "its report.json is not of Overread"),
-        ("sales", "sales/report.json", "its report.json is not of Overread"),
+        ("out", "out/report.json", "cannot be used: report.json"),
+        ("sales", "sales/report.json", "cannot be used: report.json"),
         *(("out", f"out/{name}", NO_REPORT)
           for name in ("report.html", "overview.jpg", "finding_01.jpg", "outlines.npz")),
         # the agent may still amend the report in it

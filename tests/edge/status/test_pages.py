@@ -114,7 +114,7 @@ def test_hostile_text_stays_text(site: Site, visit: Visit) -> None:
     finding = replace(SEEN.findings[0], reason=HOSTILE)
     report = replace(
         SEEN,
-        header=StudyHeader(*[HOSTILE] * len(fields(StudyHeader))),
+        header=StudyHeader(**{one.name: HOSTILE for one in fields(StudyHeader) if one.type is str}),
         findings=(finding,),
         second_reading_reason=HOSTILE,
         models={HOSTILE: HOSTILE, "edge": HOSTILE},
