@@ -11,7 +11,7 @@ from rich.status import Status
 from rich.table import Table
 
 from edge.report.model import NOT_A_DEVICE, Report
-from edge.report.view import Banner, Listing, Row, Section, view_of
+from edge.report.view import Listing, Row, Section, view_of
 from edge.report.wording import counted
 
 PROGRESS_AFTER_S = 2.0
@@ -43,7 +43,7 @@ def render_report(report: Report) -> RenderableType:
     )
 
 
-def _said(part: Banner | Section, style: str = "bold") -> str:
+def _said(part: Section, style: str = "bold") -> str:
     lines = escape("\n".join(part.lines))
     return f"[{style}]{escape(part.title)}[/]  {lines}"
 

@@ -20,20 +20,12 @@ Facts = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Banner:
-    """A message above the findings; ``level`` is note, warn or bad."""
-
-    level: str
-    title: str
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Section:
-    """Sentences under a title."""
+    """Sentences under a title; ``level`` is note, warn or bad where they stand as a banner."""
 
     title: str
     lines: tuple[str, ...]
+    level: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,7 @@ class View:
     state: str
     created: str
     study: Facts
-    banners: tuple[Banner, ...]
+    banners: tuple[Section, ...]
     lists: tuple[Listing, ...]
     sections: Mapping[str, Section]
     origin: Facts
@@ -141,25 +133,25 @@ def view_of(report: Report) -> View:
     )
 
 
-def _banners(report: Report) -> Iterator[Banner]:
-    if report.rejection is not None:
-        why = report.rejection
+def _banners(report: Report) -> Iterator[Section]:
+    why, unread = report.rejection, "This study was not read"
+    if why is not None:
         text = f"{why.reason} ({why.file})" if why.file else why.reason
-        yield Banner("bad", f"This study was not read: {why.kind}", (text,))
+        yield Section(f"{unread}: {why.kind}", (text,), "bad")
     elif report.status is Status.IGNORED:
-        yield Banner("note", "This study was not read", (_sentence(report.second_reading_reason),))
+        yield Section(unread, (_sentence(report.second_reading_reason),), "note")
     if not report.was_read:
         return
     if limits := tuple(one.text for one in report.limitations):
-        yield Banner("bad", "Limitation" + "s" * (len(limits) > 1), limits)
+        yield Section("Limitation" + "s" * (len(limits) > 1), limits, "bad")
     if report.version > 1:
         now = [one.text for one in report.changes if one.version == report.version]
         text = now[0] if len(now) == 1 else "The changes are listed below."
-        yield Banner("warn", f"Amended report, version {report.version}", (text,))
+        yield Section(f"Amended report, version {report.version}", (text,), "warn")
     if report.status is Status.PROVISIONAL:
-        yield Banner("warn", "Provisional report", (_sentence(MAY_CHANGE),))
+        yield Section("Provisional report", (_sentence(MAY_CHANGE),), "warn")
     if _lacks_reading(report):
-        yield Banner("warn", report.second_reading_title, (report.second_reading_reason,))
+        yield Section(report.second_reading_title, (report.second_reading_reason,), "warn")
 
 
 def _sections(report: Report) -> Mapping[str, tuple[str, Iterable[str]]]:
