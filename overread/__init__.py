@@ -17,14 +17,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-_OWN = ("imaging", "protos", "models", "edge")
+_OWN = ("process", "imaging", "protos", "models", "edge")
 
 
 def _require_own_packages() -> None:
     """Refuse to start where another package of the same name comes first on Python's path.
 
-    Overread installs the top-level packages `imaging`, `protos`, `models` and `edge`. A folder
-    `models` with an `__init__.py` beside a notebook would be imported in their place.
+    Overread installs the top-level packages `process`, `imaging`, `protos`, `models` and `edge`. A
+    folder `models` with an `__init__.py` beside a notebook would be imported in their place.
     """
     root = Path(__file__).resolve().parents[1]
     for name in _OWN:

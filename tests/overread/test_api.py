@@ -305,11 +305,12 @@ def _imported_from(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_import_says_why_not_beside_a_package_of_the_same_name(tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "__init__.py").touch()
+@pytest.mark.parametrize("name", ["models", "process"])
+def test_import_says_why_not_beside_a_package_of_the_same_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
     said = _imported_from(tmp_path).stderr
-    assert f"Python finds {tmp_path / 'models' / '__init__.py'} first" in said
+    assert f"Python finds {tmp_path / name / '__init__.py'} first" in said
     assert "Rename that folder or file" in said
 
 
