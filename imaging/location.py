@@ -18,7 +18,7 @@ class Location:
 
     Attributes:
         slice_index: of the volume, 0 at the feet.
-        slices: of the volume.
+        slices: of the volume; 0 where that is not known.
         image: of this slice; without number and UID for a volume file.
         frame_of_reference_uid: of all points in mm; empty for a volume file.
         side: ``left`` or ``right``, of the patient; empty where it is not plain.
@@ -44,7 +44,8 @@ class Location:
         """For a radiologist: ``left upper zone, image 45``."""
         image = self.image
         if image.number is None:
-            slice_ = f"slice {self.slice_index + 1} of {self.slices} from the feet"
+            of = f" of {self.slices}" if self.slices else ""
+            slice_ = f"slice {self.slice_index + 1}{of} from the feet"
         elif image.frame is None:
             slice_ = f"image {image.number}"
         else:

@@ -35,7 +35,7 @@ from edge.dicom_out.sr import structured_report
 from edge.errors import NotApplicable, NotDicom, NotExportable
 from edge.report.evidence import OUTLINES, SOURCE, objects_folder, of_version, read_outlines
 from edge.report.model import NOT_A_DEVICE, Report
-from edge.report.pictures import OVERVIEW, picture_name
+from edge.report.pictures import OVERVIEW, picture_name, pictures_in
 from edge.report.serialize import NotAReport, read_report
 from imaging.dicom.source import read_source_headers
 
@@ -115,10 +115,7 @@ def _make(
         for name in (SOURCE, OUTLINES)
     )
     source = _source(source_file)
-    numbers, pictures = [number for number, _ in report.listed], dict[str, bytes]()
-    if is_newest:
-        paths = (out / name for name in (OVERVIEW, *map(picture_name, numbers)))
-        pictures = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    pictures = pictures_in(out, report) if is_newest else {}
     made: dict[str, Dataset] = {}
     skipped: dict[str, str] = {}
 
@@ -142,7 +139,7 @@ def _make(
         if report.rejection is None:
             if OVERVIEW in pictures:
                 attempt(Kind.CAPTURE, "-overview", capture, pictures[OVERVIEW], None)
-            for number in numbers:
+            for number, _ in report.listed:
                 if picture := pictures.get(picture_name(number)):
                     attempt(Kind.CAPTURE, f"-{number:02d}", capture, picture, number)
         attempt(Kind.PDF, "", encapsulated_pdf, pictures)

@@ -29,11 +29,9 @@ from reportlab.platypus import (
     Table,
 )
 
-from edge.findings import Finding, named
-from edge.report.model import NOT_A_DEVICE, Report, Status
-from edge.report.pictures import picture_name
-from edge.report.wording import MAY_CHANGE, coverage_text, date, reasons_once
-from imaging.location import Location
+from edge.report.model import NOT_A_DEVICE, Report
+from edge.report.view import Row, View, view_of
+from edge.report.wording import date
 from imaging.render import TILE_PX
 
 _FONTS = (
@@ -53,6 +51,7 @@ _TOP = ("VALIGN", (0, 0), (-1, -1), "TOP")
 _MAX_VALUE = 300
 """Characters of a header's value that are printed: no valid one has more."""
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
+_SECTIONS = ("groups", "reading", "guarantee", "coverage", "changes", "unread series", "models")
 _UNPRINTED = "Some characters of this text cannot be printed here. The DICOM header has them."
 _GREY, _LINE, _WARN = map(colors.HexColor, ("#555555", "#bbbbbb", "#8a4b00"))
 
@@ -167,79 +166,55 @@ def _fitting(canvas: Canvas, text: str, width: float) -> str:
 
 
 def _content(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:
-    yield from _study(report)
-    if report.rejection is not None:
-        yield _text("This study was not read", _TITLE)
-        yield _text("No statement about nodules is made. A person must read the images.", _BANNER)
-        yield _text(f"{report.rejection.kind}: {report.rejection.reason}")
-        return
+    view = view_of(report)
+    yield from _study(view, report.study_key)
     yield _text(report.result, _TITLE)
-    yield from (_text(step) for step in report.next_steps)
-    yield from (_text(banner, _BANNER) for banner in _banners(report))
-    for title, listed, none in (
-        ("Findings", report.numbered, "No finding."),
-        ("Possible findings (most of these are no nodules)", report.numbered_possible,
-         "No possible finding."),
-    ):  # fmt: skip
-        yield _text(title, _TITLE)
-        yield from _list(report, listed, pictures) if listed else [_text(none)]
-    sections = {
-        "Second reading": [f"{report.second_reading.value}: {report.second_reading_reason}"],
-        "Guarantee on missed nodules": [report.guarantee.text],
-        "Limitations and coverage": [*(x.text for x in report.limitations), coverage_text(report)],
-        "Changes since the first version": [
-            f"Version {one.version}, {one.kind.value}: {one.text}" for one in report.changes
-        ],
-        "Series not read": list(report.other_series),
-        "Models": [f"{role}: {model}" for role, model in report.models.items()],
-    }
-    for title, lines in sections.items():
-        if given := [_text(line) for line in lines if line]:
-            yield KeepTogether([_text(title, _TITLE), given[0]])
-            yield from given[1:]
-    yield from _pictures(report, pictures)
+    yield from map(_text, report.next_steps)
+    for banner in view.banners:
+        yield _text(f"{banner.title}: {' '.join(banner.lines)}", _BANNER)
+    for listing in view.lists:
+        yield _text(listing.title, _TITLE)
+        if listing.note:
+            yield _text(listing.note, _SMALL)
+        if listing.rows:
+            yield _table(listing.rows, pictures)
+            yield Spacer(1, 3)
+        yield from (_text(reason, _SMALL) for reason in listing.reasons)
+    for section in (view.sections[name] for name in _SECTIONS if name in view.sections):
+        first, *others = map(_text, section.lines)
+        yield KeepTogether([_text(section.title, _TITLE), first])
+        yield from others
+    if report.was_read:
+        yield from _pictures(report, pictures)
 
 
-def _study(report: Report) -> Iterator[Flowable]:
-    header = report.header
-    name, note = shown_name(_cut(header.patient_name))
-    sex_and_age = ", ".join(filter(None, (header.sex, header.age)))
-    rows = (
-        ("Patient", name, "Patient ID", header.patient_id),
-        ("Sex, age", sex_and_age, "Accession", header.accession),
-        ("Study date", date(header.study_date), "Series", header.series_description),
-        ("Report of", report.created.replace("T", " "), "Study key", report.study_key),
-    )
+def _study(view: View, study_key: str) -> Iterator[Flowable]:
+    facts = (*view.study, ("Report of", view.created), ("Study key", study_key))
+    name, note = shown_name(_cut(view.study[0][1]))
+    shown = [name, *(_cut(value) for _, value in facts[1:])]
     cells = [
-        [_text(_cut(v) or "not stated", _SMALL if i % 2 == 0 else _CELL) for i, v in enumerate(row)]
-        for row in rows
+        cell
+        for (label, _), value in zip(facts, shown, strict=True)
+        for cell in (_text(label, _SMALL), _text(value or "not stated", _CELL))
     ]
-    widths = [_WIDTH * share for share in (0.13, 0.37, 0.13, 0.37)]
-    yield Table(cells, colWidths=widths, style=[_TOP])
+    rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+    yield Table(rows, colWidths=[_WIDTH * share for share in (0.18, 0.32) * 2], style=[_TOP])
     if note:
         yield _text(note, _SMALL)
 
 
-def _banners(report: Report) -> Iterator[str]:
-    if report.status is Status.PROVISIONAL:
-        yield f"Provisional report: {MAY_CHANGE}."
-    if report.version > 1:
-        yield f"Amended report, version {report.version}: the changes are listed below."
-    for group in report.groups:
-        yield f"{named('Finding', group)} lie in one consolidation."
-
-
-def _list(
-    report: Report, listed: Sequence[tuple[int, Finding]], pictures: Mapping[str, bytes]
-) -> Iterator[Flowable]:
+def _table(rows: Sequence[Row], pictures: Mapping[str, bytes]) -> Flowable:
     heads = ("#", "", "where", "x, y, z mm (LPS)", "mm", "mm³", "type",
              "probability of being a nodule", "decided by")  # fmt: skip
-    rows: list[list[Flowable]] = [[_text(head, _SMALL) for head in heads]]
-    for number, finding in listed:
-        data = pictures.get(picture_name(number), b"")
-        key = _image(data, _KEY_WIDTH, _KEY_PART) or Spacer(0, 0)
-        cells = (_text(value, _CELL) for value in _row(finding, report.locations.get(number)))
-        rows.append([_text(number, _CELL), key, *cells])
+    cells: list[list[Flowable]] = [[_text(head, _SMALL) for head in heads]]
+    for row in rows:
+        key = _image(pictures.get(row.picture, b""), _KEY_WIDTH, _KEY_PART) or Spacer(0, 0)
+        size = row.diameter + (" (small)" if row.small else "")
+        apart = "the readers disagree: " if row.disagreement else ""
+        scores = f"edge {row.edge}" + (f", cloud {row.cloud}" if row.cloud else "")
+        texts = (row.place, row.centre, size, row.volume, row.texture,
+                 f"{row.probability}\n{apart}{scores}", row.decided_by)  # fmt: skip
+        cells.append([_text(row.number, _CELL), key, *(_text(text, _CELL) for text in texts)])
     shares = (0.05, 0.12, 0.17, 0.16, 0.09, 0.08, 0.1, 0.15, 0.08)
     style: list[Any] = [
         _TOP,
@@ -247,30 +222,7 @@ def _list(
         ("LEFTPADDING", (0, 0), (-1, -1), 2),
         ("RIGHTPADDING", (0, 0), (-1, -1), 2),
     ]
-    yield Table(rows, colWidths=[_WIDTH * s for s in shares], style=style, repeatRows=1)
-    yield Spacer(1, 3)
-    for reason, numbers in reasons_once(listed).items():
-        yield _text(f"{', '.join(map(str, numbers))}: {reason}", _SMALL)
-
-
-def _row(finding: Finding, location: Location | None) -> Iterator[str]:
-    """Yield the cells of a finding from its place on."""
-    verdict, where = finding.verdict, []
-    if location:
-        image = location.image
-        stated = {"{} lung": location.side, "{} zone": location.zone, "image {}": image.number,
-                  "frame {}": image.frame}  # fmt: skip
-        where = [text.format(value) for text, value in stated.items() if value not in ("", None)]
-    yield ", ".join(where)
-    yield ", ".join(f"{value:.1f}" for value in finding.centre_mm)
-    yield f"{finding.diameter_mm:.1f}" + (" (small)" if finding.small else "")
-    yield "" if finding.volume_mm3 is None else f"{finding.volume_mm3:.0f}"
-    yield verdict.texture if verdict else ""
-    scores = f"edge {finding.edge_score:.2f}"
-    scores += f", cloud {verdict.probability:.2f}" if verdict else ""
-    apart = "the readers disagree: " if finding.disagreement else ""
-    yield f"{finding.probability:.2f}\n{apart}{scores}"
-    yield finding.decided_by.value
+    return Table(cells, colWidths=[_WIDTH * s for s in shares], style=style, repeatRows=1)
 
 
 def _pictures(report: Report, pictures: Mapping[str, bytes]) -> Iterator[Flowable]:

@@ -8,15 +8,14 @@ report are removed.
 
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 
 from edge.database import Migration
-from edge.findings import Route, SecondReading
-from edge.report.model import Status
+from edge.findings import Finding, Route, SecondReading
+from edge.report.model import Report, Status
 
 EDGES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95,
          0.98)  # fmt: skip
@@ -87,39 +86,34 @@ class Observation:
     thickness_mm: float = 0.0
 
 
-def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) -> Observation:
+def observe(study_key: str, report: Report | None, finding: float) -> Observation:
     """Return what is noted of a report; only the key where it is missing, or no study was read.
 
     ``finding`` is the probability from which a candidate is a finding.
-
-    Raises:
-        KeyError, TypeError, ValueError: the report is damaged.
     """
-    if report is None or report["status"] in (Status.REJECTED.value, Status.IGNORED.value):
+    if report is None or not report.was_read:
         return Observation(study_key)
     scores = [0] * BINS
-    for candidate in report["candidates"]:
-        scores[bin_of(float(candidate["score"]))] += 1
-    unsure = [
-        float(one["score"]) for one in report["candidates"] if one["route"] == Route.ESCALATE.value
-    ]
-    is_complete = report["second_reading"] == SecondReading.COMPLETE.value
-    measured = report["acquisition"] or {}
+    for decision in report.decisions:
+        scores[bin_of(decision.candidate.score)] += 1
+    unsure = [one.candidate.score for one in report.uncertain]
+    is_complete = report.second_reading is SecondReading.COMPLETE
+    measured = report.acquisition
     return Observation(
         study_key,
-        model=model_of(str(report["models"].get("edge", ""))),
-        provisional=report["status"] == Status.PROVISIONAL.value,
+        model=model_of(report.models.get("edge", "")),
+        provisional=report.status is Status.PROVISIONAL,
         scores=tuple(scores),
-        kept=sum(one["route"] != Route.DISMISS.value for one in report["candidates"]),
+        kept=len(report.decisions) - len(report.dismissed),
         uncertain=len(unsure),
         is_read_again=is_complete,
-        findings=len(report["findings"]),
-        possible=len(report["possible_findings"]),
+        findings=len(report.findings),
+        possible=len(report.possible),
         read_again=len(unsure) if is_complete else 0,
-        changed=_changed(unsure, report["findings"], finding) if is_complete else 0,
-        **{name: measured.get(name) for name in ("air_hu", "blood_hu", "noise_hu")},
-        kernel=report["study"]["kernel"],
-        thickness_mm=report["study"]["slice_thickness_mm"],
+        changed=_changed(unsure, report.findings, finding) if is_complete else 0,
+        **(asdict(measured) if measured else {}),
+        kernel=report.header.kernel,
+        thickness_mm=report.header.slice_thickness_mm,
     )
 
 
@@ -133,11 +127,9 @@ def model_of(label: str) -> str:
     return label.partition(" (")[0]
 
 
-def _changed(unsure: list[float], findings: list[Mapping[str, Any]], finding: float) -> int:
+def _changed(unsure: Sequence[float], findings: Sequence[Finding], finding: float) -> int:
     """Count the decisions that the second reading changed, in either direction."""
-    reported = [
-        float(one["edge_score"]) for one in findings if one["route"] == Route.ESCALATE.value
-    ]
+    reported = [one.edge_score for one in findings if one.route is Route.ESCALATE]
     raised = sum(score < finding for score in reported)
     kept = len(reported) - raised
     lowered = sum(score >= finding for score in unsure) - kept

@@ -1,6 +1,5 @@
 """The watch for drift as a part of the agent: one row a study, a gauge a measure, and a page."""
 
-import json
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
@@ -8,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from edge.database import Schema
 from edge.drift.compare import BASELINE, NAMES, RECENT, Drift, Level, compare, rates
 from edge.drift.observe import MIGRATIONS, Observation, due, observations, observe, put
 from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
+from edge.report.serialize import own_report
 from edge.settings.core import EdgeSettings
 from edge.site import Site
 
@@ -70,8 +68,6 @@ AT_ONCE = 500
 
 FINDING = 0.5
 """The threshold of findings where that of the model is not known."""
-
-log = structlog.get_logger()
 
 
 _LOOKS = {Level.ALARM: ("Alarm", "wrong"), Level.WATCH: ("Watch", "look")}
@@ -129,15 +125,10 @@ class DriftPart(Part):
         pipeline = self.agent.pipeline()
         finding = pipeline.reader.thresholds.finding if pipeline else FINDING
         try:
-            report = json.loads(
-                (self.agent.site.folders.outbox / name / "report.json").read_bytes()
-            )
-            return observe(key, report if report["study_key"] == key else None, finding)
+            report = own_report(self.agent.site.folders.outbox / name / "report.json", key)
         except OSError:
-            return Observation(key)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            log.warning("report cannot be observed for drift", study_key=key)
-            return Observation(key)
+            report = None
+        return observe(key, report, finding)
 
     def _values(self) -> Mapping[str, Any]:
         drift = self.monitor.current()

@@ -6,14 +6,12 @@ long as the report does. For the command line and for Python, no other study's r
 unasked; a command that is not told where to write takes a folder in the same way.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -22,8 +20,9 @@ from edge.atomic_files import sync_folder
 from edge.errors import MissingPath, UnfitFolder
 from edge.job import Job
 from edge.report.evidence import beside
+from edge.report.model import Report
 from edge.report.pictures import stray_pictures
-from edge.report.serialize import SCHEMA
+from edge.report.serialize import NotAReport, read_report
 from imaging.files import VOLUME_SUFFIXES
 from imaging.volume import Study
 
@@ -181,30 +180,26 @@ def _may_replace(job: Job, study: Study | None, *, overwrite: bool) -> str:
             raise UnfitFolder(_advice(job.out, f"{what}: if they can go, add --overwrite"))
         return "overwrite" if found else ""
     try:
-        older = json.loads(report.read_bytes())
-        is_ours = older["schema"].startswith(SCHEMA.partition("/")[0] + "/")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        is_ours = False
-    if not is_ours:
-        raise UnfitFolder(_advice(job.out, "its report.json is not of Overread"))
+        older = read_report(report)
+    except NotAReport as error:
+        raise UnfitFolder(_advice(job.out, f"cannot be used: {error}")) from None
     if same := _same_study(older, job.source, study):
         return same
     if not overwrite:
-        held = f"holds the report of another study ({older.get('source')})"
+        held = f"holds the report of another study ({older.source})"
         raise UnfitFolder(_advice(job.out, f"{held}: if it can go, add --overwrite"))
     return "overwrite"
 
 
-def _same_study(older: dict[str, Any], source: Path, study: Study | None) -> str:
+def _same_study(older: Report, source: Path, study: Study | None) -> str:
     """Return why the older report is of the same study, empty where it is not."""
-    known = older.get("study") or {}
-    if study and study.header.study_uid and known.get("study_uid") and older.get("series_uid"):
-        before = older.get("series_uid"), known["study_uid"], known.get("patient_id")
+    known = older.header
+    if study and study.header.study_uid and known.study_uid and older.series_uid:
+        before = older.series_uid, known.study_uid, known.patient_id
         now = study.volume.series_uid, study.header.study_uid, study.header.patient_id
         return "same series" if before == now else ""
     # a volume file has no UIDs, and a refused study no series; an array has no path either
-    path = Path(str(older.get("source") or ""))
-    same_path = source.exists() and os.path.realpath(path) == os.path.realpath(source)
+    same_path = source.exists() and os.path.realpath(older.source) == os.path.realpath(source)
     return "same source" if same_path else ""
 
 

@@ -112,6 +112,7 @@ class Report:
         finding_numbers: a number for each finding, then for each possible finding. A candidate
             keeps its number in all versions. Empty means 1, 2, 3, … as in version 1.
         pictured: the numbers that were drawn in the lung box when the study was read.
+        outlined: of a report that was read from its file, `drawn_outlines`.
         picture_note: which pictures belong to an older version, or are missing.
         rejection: set exactly when `status` is `Status.REJECTED`.
 
@@ -148,6 +149,7 @@ class Report:
     changes: tuple[Change, ...] = ()
     finding_numbers: tuple[int, ...] = ()
     pictured: tuple[int, ...] = ()
+    outlined: tuple[int, ...] = ()
     picture_note: str = ""
     status: Status = Status.FINAL
     rejection: Rejection | None = None
@@ -185,6 +187,17 @@ class Report:
     def location_of(self, finding: Finding) -> Location | None:
         """Return image, side and zone of a finding in one of the lists; None if not known."""
         return next((self.locations.get(n) for n, one in self.listed if one is finding), None)
+
+    @property
+    def drawn_outlines(self) -> tuple[int, ...]:
+        """The numbers whose pictures show the outline by the cloud.
+
+        A picture of the lung box shows what was known when the study was read.
+        """
+        new = self.version == self.read_version
+        return self.outlined or tuple(
+            n for n, one in self.listed if one.outline and (new or n not in self.pictured)
+        )
 
     @property
     def brock_of_patient(self) -> Brock | None:

@@ -109,6 +109,12 @@ def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out:
     return pictures
 
 
+def pictures_in(out: Path, report: Report) -> Pictures:
+    """Read the pictures of a report from its folder, the overview first; some may be missing."""
+    paths = [out / name for name in (OVERVIEW, *(picture_name(n) for n, _ in report.listed))]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
 def picture_note(report: Report, pictures: Pictures) -> str:
     """Return the note on pictures that are missing, of an older version, or drawn from an ROI."""
     undrawn, version = undrawn_numbers(report), report.read_version

@@ -8,6 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from enum import Enum
 from functools import cache
@@ -58,7 +59,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "study_key": report.study_key,
         "version": report.version,
         "status": report.status.value,
-        "changes": [change_to_dict(change) for change in report.changes],
+        "changes": [_change(change) for change in report.changes],
         "created": report.created,
         "source": str(report.source),
         "series_uid": report.series_uid,
@@ -72,6 +73,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "possible_findings": [_finding(report, n, one) for n, one in report.numbered_possible],
         "groups": [{"count": len(group), "findings": list(group)} for group in report.groups],
         "picture_note": report.picture_note,
+        "outlined": list(report.drawn_outlines),
         "second_reading": report.second_reading.value,
         "second_reading_reason": report.second_reading_reason,
         "candidates": [_candidate(decision) for decision in report.decisions],
@@ -140,8 +142,7 @@ def _coverage(report: Report) -> dict[str, Any] | None:
     }
 
 
-def change_to_dict(change: Change) -> dict[str, Any]:
-    """Return one change of an amended report as JSON values."""
+def _change(change: Change) -> dict[str, Any]:
     values = _values(change, probability_before=4, probability_after=4)
     verdict = {"probability": _number(change.verdict, 4), "model": values.pop("model")}
     return values | {
@@ -235,6 +236,19 @@ def read_report(file: Path) -> Report:
         raise NotAReport(f"{file.name} is damaged: {type(error).__name__}") from None
     except NotAReport as error:
         raise NotAReport(f"{file.name}: {error}") from None
+
+
+def own_report(file: Path, study_key: str) -> Report | None:
+    """Return this study's report in a file; None if it is missing, damaged, or of another study.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with suppress(FileNotFoundError, NotAReport):
+        report = read_report(file)
+        if report.study_key == study_key:
+            return report
+    return None
 
 
 def report_from_dict(values: object) -> Report:

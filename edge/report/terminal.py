@@ -1,6 +1,6 @@
 """Print a report on a terminal: both lists of findings, the ledger, and the progress before it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Timer
 
@@ -10,10 +10,8 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
-from edge.clinical.brock import REFERENCE
-from edge.clinical.lung_rads import STANDARD
-from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
+from edge.report.view import Listing, Row, Section, view_of
 from edge.report.wording import counted
 
 PROGRESS_AFTER_S = 2.0
@@ -22,92 +20,51 @@ DISCLAIMER = f"[dim]{NOT_A_DEVICE}[/]"
 
 def render_report(report: Report) -> RenderableType:
     """Return all that a person at the terminal needs of one study, but where its report is."""
+    view = view_of(report)
     if not report.was_read:
-        why = report.rejection
-        text = f"{why.reason}\n{why.file}" if why else report.second_reading_reason
-        title = f"Refused: {why.kind}" if why else "Not read"
-        return Group(Panel(escape(text), title=title), DISCLAIMER)
+        (banner,) = view.banners
+        return Group(Panel(escape("\n".join(banner.lines)), title=escape(banner.title)), DISCLAIMER)
+    dismissed = (
+        f"{len(report.dismissed)} of {counted(len(report.decisions), 'candidate')} dismissed"
+    )
+    caption = f"{dismissed} on the edge, highest score {report.highest_dismissed_score:.3f}"
+    rows = [row for listing in view.lists for row in listing.rows]
     return Group(
         f"[bold]{escape(report.result)}[/]",
         *(f"- {escape(step)}" for step in report.next_steps),
-        *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
-        _findings_table(report),
-        *([_possible_table(report)] if report.possible else []),
-        *(
-            f"findings {', '.join(map(str, group))} lie in one consolidation"
-            for group in report.groups
-        ),
-        *(f"[bold]{n}[/]  {_where(report, n, f)}{escape(f.reason)}" for n, f in report.listed),
+        *(_said(banner, "bold yellow") for banner in view.banners),
+        *(_table(one, "" if n else caption) for n, one in enumerate(view.lists)),
+        *(f"[bold]{row.number}[/]  {escape(_reason(row))}" for row in rows),
         "",
         _ledger_table(report),
-        f"[bold]second reading[/]  {_second_reading(report)}",
-        *(f"[bold]{role} model[/]  {escape(model)}" for role, model in report.models.items()),
-        *_clinical(report),
-        f"[bold]rule[/]  {escape(report.rule.name)}",
-        *(f"[bold]not read[/]  {escape(series)}" for series in report.other_series),
-        f"[bold]guarantee[/]  {escape(report.guarantee.text)}",
-        *([f"[bold]audit[/]  {escape(report.audit.text)}"] if report.audit else []),
+        *map(_said, view.sections.values()),
+        f"[bold]Rule[/]  {escape(dict(view.origin)['Rule'])}",
         DISCLAIMER,
     )
 
 
-def _clinical(report: Report) -> Iterator[str]:
-    """Yield the suggested category, and the probability of cancer of each finding."""
-    if suggested := report.lung_rads:
-        reasons = escape(" ".join(suggested.reasons))
-        yield f"[bold]{STANDARD}[/]  suggested: {suggested.text}. {reasons}"
-    if told := [f"{n}: {brock.probability:.1%}" for n, brock in report.brock.items()]:
-        unknown = dict.fromkeys(text for brock in report.brock.values() for text in brock.unknown)
-        without = f"; unknown: {', '.join(unknown)} ({REFERENCE})" if unknown else ""
-        yield f"[bold]Brock probability of cancer[/]  {', '.join(told)}{escape(without)}"
-    if report.clinical.problem:
-        yield f"[bold]not used[/]  {report.clinical.source}: {escape(report.clinical.problem)}"
+def _said(part: Section, style: str = "bold") -> str:
+    lines = escape("\n".join(part.lines))
+    return f"[{style}]{escape(part.title)}[/]  {lines}"
 
 
-def _second_reading(report: Report) -> str:
-    ended = report.second_reading_title.removeprefix("Second reading ").lower()
-    return f"{ended}: {escape(report.second_reading_reason)}"
+def _reason(row: Row) -> str:
+    apart = f"the readers disagree, {row.disagreement}; " if row.disagreement else ""
+    return (row.place and f"{row.place}: ") + apart + row.reason
 
 
-def _where(report: Report, number: int, finding: Finding) -> str:
-    location, apart = report.locations.get(number), finding.disagreement
-    return (f"{location.text}: " if location else "") + (
-        apart and f"the readers disagree, {apart}; "
-    )
-
-
-def _findings_table(report: Report) -> Table:
-    caption = f"{len(report.dismissed)} dismissed on the edge, highest score "
-    caption += f"{report.highest_dismissed_score:.3f}"
-    found = counted(len(report.findings), "finding")
-    title = f"{found} of {counted(len(report.decisions), 'candidate')}"
-    return _table(report.numbered, title, caption)
-
-
-def _possible_table(report: Report) -> Table:
-    title = counted(len(report.possible), "possible finding")
-    caption = "below the threshold of findings; most are not nodules"
-    return _table(report.numbered_possible, title, caption)
-
-
-def _table(numbered: Sequence[tuple[int, Finding]], title: str, caption: str) -> Table:
-    if any(finding.small for _, finding in numbered):
-        caption += f"\n* below {SMALL_MM:g} mm"
-    table = Table(title=title, caption=caption)
+def _table(listing: Listing, caption: str) -> Table:
+    """Return one of the lists; a star marks what is small."""
+    marks = {row.small for row in listing.rows} - {""}
+    notes = (caption, listing.note, *(f"* {mark}" for mark in marks))
+    table = Table(title=listing.title, caption="\n".join(filter(None, notes)))
     for heading in ("#", "x, y, z mm (LPS)", "mm", "probability", "edge", "cloud"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("decided by")
-    for number, finding in numbered:
-        x, y, z = finding.centre_mm
-        table.add_row(
-            str(number),
-            f"{x:.1f}, {y:.1f}, {z:.1f}",
-            f"{finding.diameter_mm:.1f}{'*' if finding.small else ''}",
-            f"{finding.probability:.2f}",
-            f"{finding.edge_score:.2f}",
-            f"{finding.verdict.probability:.2f}" if finding.verdict else "-",
-            finding.decided_by.value,
-        )
+    for row in listing.rows:
+        size = row.diameter + ("*" if row.small else "")
+        scores = row.probability, row.edge, row.cloud or "-"
+        table.add_row(str(row.number), row.centre, size, *scores, row.decided_by)
     return table
 
 

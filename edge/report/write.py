@@ -6,10 +6,9 @@ older one as ``report.v1.json`` and ``report.v1.html``.
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -17,9 +16,9 @@ from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically, write_whole
 from edge.report.evidence import NO_EVIDENCE, OUTLINES, SOURCE, EvidenceFiles, of_version
 from edge.report.model import Change, ChangeKind, Report, Status
-from edge.report.page import changed_page, render_page
-from edge.report.pictures import Pictures, clear_pictures, stray_pictures
-from edge.report.serialize import change_to_dict, report_to_dict
+from edge.report.page import render_page
+from edge.report.pictures import Pictures, clear_pictures, pictures_in, stray_pictures
+from edge.report.serialize import own_report, report_to_dict
 
 log = structlog.get_logger()
 
@@ -84,17 +83,13 @@ def give_up_report(out: Path, study_key: str) -> bool:
     Raises:
         OSError: the folder cannot be written; the older version is unchanged.
     """
-    report = _values_in(out / "report.json", study_key)
-    if report.get("status") != Status.PROVISIONAL.value:
+    report = own_report(out / "report.json", study_key)
+    if report is None or report.status is not Status.PROVISIONAL:
         return False
-    reason = "the request for it was lost with the database of the agent"
-    text = f"not read again: {reason}"
-    change = Change(int(report["version"]) + 1, ChangeKind.GIVEN_UP, text)
-    amended = {
-        "status": Status.FINAL.value,
-        "second_reading_reason": f"{report['second_reading_reason']}; {change.text}",
-    }
-    _change_files(out, report | amended, change)
+    text = "not read again: the request for it was lost with the database of the agent"
+    reason = f"{report.second_reading_reason}; {text}"
+    last = replace(report, status=Status.FINAL, second_reading_reason=reason)
+    _write_changed(last, out, ChangeKind.GIVEN_UP, text)
     log.warning("pending read lost, report given up", study_key=study_key)
     return True
 
@@ -107,39 +102,35 @@ def refer_to(out: Path, study_key: str, text: str, kind: ChangeKind) -> None:
     Raises:
         OSError: the folder cannot be written; the older version is unchanged.
     """
-    report = _values_in(out / "report.json", study_key)
-    if report and text not in report["other_series"]:
-        change = Change(int(report["version"]) + 1, kind, text)
-        _change_files(out, report | {"other_series": [*report["other_series"], text]}, change)
+    report = own_report(out / "report.json", study_key)
+    if report and text not in report.other_series:
+        named = replace(report, other_series=(*report.other_series, text))
+        _write_changed(named, out, kind, text)
 
 
-def _change_files(out: Path, values: dict[str, Any], change: Change) -> None:
-    """Write the next version of a report, of these values, with a change and its banner."""
-    before = change.version - 1
-    _keep_version(out, before)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    changes = [*values["changes"], change_to_dict(change)]
-    values = values | {"version": change.version, "created": now, "changes": changes}
-    text = json.dumps(values, indent=2, ensure_ascii=False)
-    page = (out / f"report.v{before}.html").read_text("utf-8")
-    write_atomically(out / "report.html", changed_page(page, change, now).encode())
-    write_atomically(out / "report.json", f"{text}\n".encode("utf-8", "replace"))
+def _write_changed(report: Report, out: Path, kind: ChangeKind, text: str) -> None:
+    """Write the next version of a report, with one change; its other files stay."""
+    version = report.version + 1
+    changed = replace(
+        report,
+        version=version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        changes=(*report.changes, Change(version, kind, text)),
+    )
+    _keep_version(out, report.version)
+    _write_files(changed, pictures_in(out, report), out, NO_EVIDENCE)
 
 
 def version_in(out: Path, study_key: str) -> int:
     """Return the version of this study's report in ``out``, 0 if none can be read."""
-    return int(_values_in(out / "report.json", study_key).get("version", 0))
+    report = own_report(out / "report.json", study_key)
+    return report.version if report else 0
 
 
 def read_series(out: Path, study_key: str) -> str | None:
     """Return the series that this study's report in ``out`` was read from; None if none was."""
-    values = _values_in(out / "report.json", study_key)
-    return str(values.get("series_uid", "")) if _was_read(values) else None
-
-
-def _was_read(values: dict[str, Any]) -> bool:
-    is_ignored = values.get("status") == Status.IGNORED.value
-    return values.get("rejection", "") is None and not is_ignored
+    report = own_report(out / "report.json", study_key)
+    return report.series_uid if report and report.was_read else None
 
 
 def exported_versions(out: Path, study_key: str) -> tuple[int, ...]:
@@ -151,21 +142,12 @@ def exported_versions(out: Path, study_key: str) -> tuple[int, ...]:
     found = set[int]()
     for path in (out / "report.json", *out.glob("report.v[0-9]*.json")):
         with suppress(OSError):
-            values = _values_in(path, study_key)
-            version = int(values.get("version", 0))
-            source = SOURCE if path.name == "report.json" else of_version(SOURCE, version)
-            if _was_read(values) or (values.get("rejection") and (out / source).is_file()):
-                found.add(version)
+            if report := own_report(path, study_key):
+                is_newest = path.name == "report.json"
+                source = SOURCE if is_newest else of_version(SOURCE, report.version)
+                if report.was_read or (report.rejection and (out / source).is_file()):
+                    found.add(report.version)
     return tuple(sorted(found))
-
-
-def _values_in(file: Path, study_key: str) -> dict[str, Any]:
-    """Return the values of this study's report in a file; empty if none can be read."""
-    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-        values: dict[str, Any] = json.loads(file.read_bytes())
-        if values["study_key"] == study_key and int(values["version"]):
-            return values
-    return {}
 
 
 def _write_files(

@@ -31,6 +31,7 @@ from edge.link.estimate import PRIOR
 from edge.part import Agent, Panel
 from edge.queue import STATES, NoSuchStudy, requeue, room_wanted
 from edge.report.model import NOT_A_DEVICE
+from edge.report.view import view_of
 from edge.report.wording import date
 from edge.status import wording
 from edge.status.login import (
@@ -125,14 +126,11 @@ class Pages:
             lstrip_blocks=True,
         )
         for name in ("age", "since", "moment", "size", "seconds", "count", "patient",
-                     "place", "bars", "cut"):  # fmt: skip
+                     "second", "bars", "cut"):  # fmt: skip
             self._templates.filters[name] = getattr(wording, name)
         self._templates.filters["date"] = date
         self._templates.globals.update(
-            disclaimer=NOT_A_DEVICE,
-            second=wording.SECOND_READING,
-            stages=wording.STAGES,
-            states=STATES,
+            disclaimer=NOT_A_DEVICE, stages=wording.STAGES, states=STATES
         )
 
     # --- coming and going
@@ -299,13 +297,14 @@ class Pages:
         study, state = study_of(request, self._state), self._state
         report = state.report(study)
         pictures = ("overview picture", study.id), ("pictures", study.id)
-        version = report["version"] if report else 0
+        version = report.version if report else 0
         self._views.record(request, "study page", *pictures, study_key=study.id, version=version)
         return self._render(
             request,
             "study.html.j2",
             study=study,
             report=report,
+            view=report and view_of(report),
             versions=state.versions(study),
             results=state.results(study.id),
             pictures=state.pictures(study),
@@ -318,7 +317,7 @@ class Pages:
         """Show the page of one version, as it was written."""
         study, number = study_of(request, self._state), request.path_params["version"]
         report = self._state.report(study)
-        newest = report is not None and report["version"] == number
+        newest = report is not None and report.version == number
         name = "report.html" if newest else f"report.v{number}.html"
         page = self._state.file_of(study, name)
         if page is None:
@@ -343,7 +342,14 @@ class Pages:
         if report is None:
             raise HTTPException(404, "The report of this study is gone or damaged.")
         self._views.record(request, "images", study_key=study.id)
-        return self._render(request, "viewer.html.j2", study=study, report=report, windows=WINDOWS)
+        return self._render(
+            request,
+            "viewer.html.j2",
+            study=study,
+            report=report,
+            view=view_of(report),
+            windows=WINDOWS,
+        )
 
     # --- all pages
 

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edge.report.evidence import PlacedOutline
-from edge.status.state import Json, SiteState
+from edge.report.model import Report
+from edge.status.state import SiteState
 from edge.status.views import Views
 from edge.status.volumes import Volumes, Voxels, outline_on
 from edge.store.record import Record
@@ -47,7 +48,7 @@ class Slices:
         """Begin to read the images of a study."""
         study = study_of(request, self._state)
         report = self._state.report(study)
-        opening = self._volumes.open(study, str(report["series_uid"]) if report else "")
+        opening = self._volumes.open(study, report.series_uid if report else "")
         return JSONResponse({"state": opening.state, "reason": opening.reason})
 
     def slice(self, request: Request) -> Response:
@@ -82,26 +83,25 @@ def study_of(request: Request, state: SiteState) -> Record:
 
 
 def _marks(
-    report: Json | None, outlines: Mapping[int, PlacedOutline], voxels: Voxels
+    report: Report | None, outlines: Mapping[int, PlacedOutline], voxels: Voxels
 ) -> list[dict[str, Any]]:
     """Return findings and possible findings with their place in the voxels, ``(z, y, x)``.
 
     ``outline`` is there for those that have one.
     """
     geometry, shape = voxels.geometry, voxels.hu.shape
-    listed = [] if report is None else [*report["findings"], *report["possible_findings"]]
-    certain = len(report["findings"]) if report else 0
+    listed = report.listed if report else ()
+    certain = len(report.findings) if report else 0
     return [
         {
-            "number": one["number"],
+            "number": number,
             "possible": at >= certain,
-            "index": [round(float(value), 2) for value in geometry.to_index(one["centre_mm"])],
-            "diameter_mm": one["diameter_mm"],
-            "probability": one["probability"],
+            "index": [round(float(value), 2) for value in geometry.to_index(one.centre_mm)],
+            "diameter_mm": one.diameter_mm,
+            "probability": one.probability,
             "outline": outline_on(outlines[number], geometry, shape)
-            if (number := one["number"]) in outlines
+            if number in outlines
             else None,
         }
-        for at, one in enumerate(listed)
-        if None not in one["centre_mm"]
+        for at, (number, one) in enumerate(listed)
     ]

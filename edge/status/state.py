@@ -22,7 +22,8 @@ from edge.job import KEY_CHARACTERS
 from edge.queue import Queued, arriving, is_here
 from edge.report.evidence import OUTLINES, PlacedOutline, read_outlines
 from edge.report.folder import owner_of
-from edge.report.serialize import SCHEMA
+from edge.report.model import Report
+from edge.report.serialize import NotAReport, read_report
 from edge.site import Site
 from edge.store.later_parts import PartStore
 from edge.store.record import Record, record_of
@@ -162,15 +163,15 @@ class SiteState:
                 return home / study.name
         return None
 
-    def report(self, study: Record) -> Json | None:
+    def report(self, study: Record) -> Report | None:
         """Return a report's newest version; None if it is gone, damaged, or of another study."""
         try:
             path = self._report_folder(study) / "report.json"
             status = path.stat()
-            values = _parsed(path, state_of(status), status.st_size)
-        except (OSError, ValueError):
+            report = _read(path, state_of(status)) if status.st_size <= MAX_REPORT else None
+        except (OSError, NotAReport):
             return None
-        return values if values is not None and values.get("study_key") == study.id else None
+        return report if report is not None and report.study_key == study.id else None
 
     def versions(self, study: Record) -> list[int]:
         """Return the versions of a report, the newest first."""
@@ -178,7 +179,7 @@ class SiteState:
         if newest is None:
             return []
         older = {int(found.group(1)) for found in self._files(study, VERSION)}
-        return sorted(older | {int(newest["version"])}, reverse=True)
+        return sorted(older | {newest.version}, reverse=True)
 
     def pictures(self, study: Record) -> list[str]:
         """Return the names of a report's pictures."""
@@ -243,13 +244,6 @@ class SiteState:
 
 
 @lru_cache(MAX_REPORTS)
-def _parsed(path: Path, _state: object, size: int) -> Json | None:
-    """Return a report of this version of the program; None where it is none.
-
-    It is read again when the file has changed.
-
-    Raises:
-        OSError, ValueError: it cannot be read, is too long or no JSON.
-    """
-    values = json.loads(path.read_bytes() if size <= MAX_REPORT else b"")
-    return values if isinstance(values, dict) and values.get("schema") == SCHEMA else None
+def _read(path: Path, _state: object) -> Report:
+    """Return a report; it is read again when the file has changed."""
+    return read_report(path)

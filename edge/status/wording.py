@@ -7,8 +7,10 @@ from itertools import accumulate
 from typing import Any
 from urllib.parse import urlencode
 
-SECOND_READING = {"off": "edge only"}
-"""Where the pages have another word than the report."""
+from edge.budget import LedgerEntry
+from edge.findings import SecondReading
+from edge.report.model import Report
+
 STAGES = ("wait", "read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report",
           "failed")  # fmt: skip
 """In the order of the pipeline; a stage has its colour by its place here."""
@@ -57,26 +59,17 @@ def count(number: int, word: str) -> str:
     return f"{number} {word if number == 1 else plural}"
 
 
-def patient(report: Mapping[str, Any] | None, name: str) -> str:
+def second(reading: SecondReading) -> str:
+    """Return how the second reading ended."""
+    return "edge only" if reading is SecondReading.OFF else reading.value
+
+
+def patient(report: Report | None, name: str) -> str:
     """Return whom a study is of: name, else identifier, else the name of its folder."""
-    header = report["study"] if report else {}
-    words = header.get("patient_name", "").replace("^", " ").strip()
-    return str(words or header.get("patient_id", "") or name)
-
-
-def place(finding: Mapping[str, Any]) -> str:
-    """Return where a finding lies: ``left upper zone, image 45``."""
-    location = finding.get("location") or {}
-    zone = location.get("zone")
-    words = " ".join(filter(None, (location.get("side"), zone and f"{zone} zone")))
-    image, frame = location.get("image_number"), location.get("frame_number")
-    if image is not None:
-        slice_ = f"image {image}" + (f", frame {frame}" if frame is not None else "")
-    elif "slice_index" in location:
-        slice_ = f"slice {location['slice_index'] + 1} from the feet"
-    else:
-        slice_ = ""
-    return ", ".join(filter(None, (words, slice_)))
+    if report is None:
+        return name
+    words = report.header.patient_name.replace("^", " ").strip()
+    return words or report.header.patient_id or name
 
 
 @dataclass(frozen=True)
@@ -109,17 +102,17 @@ def cut(rows: Sequence[Any], name: str, query: Mapping[str, str], size: int = 50
     return Cut(rows[start : start + size], start, len(rows), links)
 
 
-def bars(ledger: list[Mapping[str, Any]], total_s: float) -> list[dict[str, Any]]:
+def bars(ledger: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
     """Return the parts of a bar of time: stage, its number, start and width in percent."""
-    took = [float(one["took_s"] or 0) for one in ledger]
-    scale = 100 / max(total_s, sum(took), 1e-9)
+    took = [one.took_s for one in ledger]
+    scale = 100 / max(sum(took), 1e-9)
     return [
         {
-            "stage": one["stage"],
-            "number": STAGES.index(one["stage"] if one["stage"] in STAGES else "failed"),
-            "start": round(scale * (end_s - took_s), 2),
-            "width": round(max(scale * took_s, 0.0), 2),
-            "took_s": took_s,
+            "stage": one.stage,
+            "number": STAGES.index(one.stage if one.stage in STAGES else "failed"),
+            "start": round(scale * (end_s - one.took_s), 2),
+            "width": round(scale * one.took_s, 2),
+            "took_s": one.took_s,
         }
-        for one, took_s, end_s in zip(ledger, took, accumulate(took), strict=True)
+        for one, end_s in zip(ledger, accumulate(took), strict=True)
     ]

@@ -13,13 +13,10 @@ import pytest
 import SimpleITK
 
 import overread
-from edge.report.compose import completed
 from edge.report.evidence import PlacedOutline
 from edge.report.model import NOT_A_DEVICE
-from edge.report.pictures import draw_pictures
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import Phantom, PhantomSpec
-from imaging.preprocess import Preprocessed
 from imaging.volume import FloatArray, Geometry, Grid, StudyHeader, Volume
 from overread.report import in_volume
 from tests.conftest import Draw
@@ -168,16 +165,6 @@ def test_a_notebook_shows_the_page_in_a_frame_without_scripts(
     hostile = "<script>a(\"1\")</script>'\"> </iframe><img src=x onerror='a()'>"
     named = StudyHeader(patient_name=hostile, series_description=hostile)
     page_shown(replace(report, result=hostile, header=named, series_uid=hostile))
-
-
-def test_what_a_notebook_shows_is_bounded() -> None:
-    """However much is found, and in pure noise, which JPEG cannot make small."""
-    findings = (replace(FINDING, index_zyx=(24.0, 32.0, 40.0)),) * 100
-    noise = np.random.default_rng(0).integers(0, 255, (300, 340, 340)).astype(np.uint8)
-    pictures = draw_pictures(findings, findings, Preprocessed(noise, Geometry()), None)
-    report = completed(replace(REPORT, findings=findings, possible=(), finding_numbers=()))
-    shown = replace(in_volume(report, {}, Grid((300, 340, 340), Geometry())), pictures=pictures)
-    assert len(shown._repr_html_()) < 6_000_000
 
 
 def test_a_report_is_values_and_rows(

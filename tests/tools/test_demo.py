@@ -112,7 +112,7 @@ def test_study_that_cannot_be_read_is_refused_with_a_reason(
     out: Path, slice_of_nothing: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run_demo(out, Programs(_python(CLOUD), EDGE), own=slice_of_nothing) == 4
-    assert "Refused: UnreadableFile" in capfd.readouterr().out
+    assert "This study was not read: UnreadableFile" in capfd.readouterr().out
     assert [path.name for path in slice_of_nothing.iterdir()] == ["slice.dcm"]
 
 

@@ -65,7 +65,7 @@ UNNEEDED = ("pynetdicom", "highdicom", "starlette", "onnxruntime", "cryptography
     [
         ("edge.cli.main", 450, {"pydicom", "cv2", "openvino", "grpc"}),
         ("cloud.describe", 1000, {"openvino", "onnxruntime", "starlette", "SimpleITK"}),
-        ("edge.cli.screen", 1000, {*UNNEEDED, "nibabel", "scipy", "pydicom", "SimpleITK"}),
+        ("edge.cli.screen", 1001, {*UNNEEDED, "nibabel", "scipy", "pydicom", "SimpleITK"}),
         ("edge.cli.agent", 1600, {"highdicom", "nibabel", "scipy", "onnxruntime", "SimpleITK"}),
     ],
 )

@@ -119,7 +119,7 @@ def test_json_gives_every_finding(study: str, tmp_path: Path) -> None:
 
 def test_people_get_a_table_without_the_log(study: str, tmp_path: Path) -> None:
     result = screen(tmp_path, study, status=0)
-    for said in ("2 findings of 3 candidates", "preprocess", "report.html", "Not a medical device"):
+    for said in ("of 3 candidates dismissed", "preprocess", "report.html", "Not a medical device"):
         # the table wraps where a path is long
         assert said.replace(" ", "") in "".join(result.stdout.split())
     assert "study reported" in result.stderr
@@ -422,8 +422,8 @@ NO_REPORT = "but no report.json of Overread"
         ("file/below", "file", "file is a file"),
         *((out, "", "choose a folder outside it")
           for out in ("study", "study/report", "link", "link/report")),
-        ("out", "out/report.json", "its report.json is not of Overread"),
-        ("sales", "sales/report.json", "its report.json is not of Overread"),
+        ("out", "out/report.json", "cannot be used: report.json"),
+        ("sales", "sales/report.json", "cannot be used: report.json"),
         *(("out", f"out/{name}", NO_REPORT)
           for name in ("report.html", "overview.jpg", "finding_01.jpg", "outlines.npz")),
         # the agent may still amend the report in it
@@ -478,7 +478,7 @@ def test_a_study_that_rules_ignore_has_a_status_of_its_own(by_rules: Path, tmp_p
     SmallCt(12, description="Scout").write(by_rules)
     result = screen(tmp_path / "out", str(by_rules))
     assert result.exit_code == ExitStatus.IGNORED == 6
-    assert "ignored by the rule 'scouts'" in result.stdout
+    assert "Ignored by the rule 'scouts'" in result.stdout
     written = report_at(tmp_path / "out")
     assert (written["status"], written["rule"]["name"]) == ("ignored", "scouts")
 

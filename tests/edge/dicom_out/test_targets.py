@@ -30,6 +30,7 @@ from edge.dicom_out.targets import STOPPED, Sent, class_of, kind_of
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from tests.dicom_peers import Pacs, StowService, stow_answer, write_object
 from tests.edge.dicom_out.sites import pacs_at, web_at
+from tests.edge.fake_cloud import free_port
 from tests.pki import make_pki
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -51,11 +52,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def send(to: DicomTarget | DicomWebTarget, files: list[Path]) -> Sent:
     return open_target(to).send(files, lambda: False)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def is_picture(dataset: Dataset) -> bool:

@@ -103,7 +103,7 @@ def test_a_wrong_hu_scale_of_the_phantom_is_an_alarm_of_the_air(drawn: Draw) -> 
     with overread.Screener() as screener:
         for offset in (0, 50):
             report = screener.screen(volume.hu + offset, spacing_mm=volume.geometry.spacing_mm)
-            seen.append(observe("k", report.to_dict(), finding=0.5))
+            seen.append(observe("k", report, finding=0.5))
     before, after = seen
     assert before.air_hu is not None
     assert after.air_hu == pytest.approx(before.air_hu + 50, abs=3)

@@ -11,7 +11,6 @@ from edge.drift.part import NOTHING, DriftPart
 from edge.findings import Decision, Route, SecondReading
 from edge.folders import DATABASE
 from edge.report.model import Status
-from edge.report.serialize import report_to_dict
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
@@ -38,16 +37,16 @@ def test_an_observation_counts_what_the_second_reading_changed() -> None:
         findings=(raised, kept),
         models={"edge": "screening-int8 1 (openvino)", "cloud": "hybrid 1"},
     )
-    seen = observe("k", report_to_dict(report), finding=0.5)
+    seen = observe("k", report, finding=0.5)
     assert (seen.uncertain, seen.kept, seen.read_again, seen.changed) == (4, 4, 4, 2)
     assert (seen.findings, seen.model, seen.provisional) == (2, "screening-int8 1", False)
     assert sum(seen.scores) == 5
     assert seen.scores[bin_of(0.8)] == 1
     incomplete = replace(report, second_reading=SecondReading.PARTIAL, status=Status.PROVISIONAL)
-    seen = observe("k", report_to_dict(incomplete), finding=0.5)
+    seen = observe("k", incomplete, finding=0.5)
     assert (seen.uncertain, seen.read_again, seen.changed, seen.provisional) == (4, 0, 0, True)
     ignored = replace(report, status=Status.IGNORED)
-    assert observe("k", report_to_dict(ignored), finding=0.5) == Observation("k")
+    assert observe("k", ignored, finding=0.5) == Observation("k")
 
 
 @pytest.fixture

@@ -121,14 +121,3 @@ def test_findings_take_the_place_of_possible_findings_where_pictures_are_too_man
     assert "Pictures of version 1: possible finding 1, " in note
     assert "Pictures of the ROI that was sent to the cloud: finding 23, finding 25." in note
     assert "Without a picture: possible finding 19, possible finding 20, " in note
-
-
-def test_an_added_possible_finding_is_drawn_from_its_roi(tmp_path: Path) -> None:
-    (tmp_path / picture_name(1)).write_bytes(b"1")
-    report = amended([1], [2], 1)
-    pictures = redraw(report, plan_of(*[0.5] * 3), roi_of, tmp_path)
-    assert [*pictures] == [picture_name(1), picture_name(2)]
-    assert picture_note(report, pictures) == (
-        "Pictures of version 1: finding 1. "
-        "Pictures of the ROI that was sent to the cloud: possible finding 2."
-    )

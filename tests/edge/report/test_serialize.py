@@ -10,6 +10,7 @@ from edge.audit_sampling import Audit, AuditOutcome
 from edge.clinical.sidecar import Clinical
 from edge.guarantee import UNREAD, Guarantee
 from edge.report.model import Change, ChangeKind, Rejection, Report, Status
+from edge.report.page import render_page
 from edge.report.serialize import NotAReport, read_report, report_from_dict, report_to_dict
 from edge.rules.rule import Action, AppliedRule
 from imaging.acquisition import Acquisition
@@ -89,6 +90,7 @@ def test_what_was_written_is_a_report_again(report: Report) -> None:
     again = report_from_dict(stored(report))
     assert json.loads(json.dumps(report_to_dict(again))) == stored(report)
     assert again.status is report.status
+    assert render_page(again, {}) == page(report)
     assert [n for n, _ in again.listed] == [n for n, _ in report.listed]
 
 

@@ -247,6 +247,7 @@ def test_an_outline_is_drawn_where_there_is_one_and_hidden_with_the_marks(
         shows(person, at=at, marks=marks)
     person.page.keyboard.press("n")
     shows(person, at=15, marks=["2"])
+    assert "edge 0.45" in person.see("document.querySelector('[aria-current=true]').innerText")
     assert person.see("document.querySelector('#overlay g circle') !== null")
     visible = "getComputedStyle(overlay).display !== 'none'"
     assert person.see(visible)
@@ -254,12 +255,6 @@ def test_an_outline_is_drawn_where_there_is_one_and_hidden_with_the_marks(
     assert not person.see(visible)
     person.run("document.getElementById('marks').click()")
     assert person.see(visible)
-
-
-def test_the_address_leads_to_a_finding(person: Person) -> None:
-    opened(person, "#2")
-    shows(person, at=15, marks=["2"])
-    assert "edge 0.45" in person.see("document.querySelector('[aria-current=true]').innerText")
 
 
 def test_one_finger_scrolls(person: Person, shown: Browser) -> None:
