@@ -5,7 +5,6 @@ The prose is in ``NAME.md.j2`` beside the page ``NAME.md``. A template has each 
 ``programs``, as they describe themselves.
 """
 
-import importlib
 import json
 import re
 import textwrap
@@ -20,11 +19,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cloud.__main__ import app as cloud
 from edge.cli.main import app as edge
+from evaluation import markdown
 from evaluation.__main__ import MEASURED
 from evaluation.__main__ import app as evaluation
 from evaluation.run import Command
-from models import markdown
 from models.__main__ import app as models
+from models.probe.table import shown
 from models.runtime.artifacts import every
 
 PROGRAMS = {
@@ -33,13 +33,6 @@ PROGRAMS = {
     "overread-models": models,
     "overread-eval": evaluation,
 }
-
-TABLES = {
-    "prune_table": "models.pruning.compare",
-    "distil_tables": "models.distillation.compare",
-    "curve_table": "models.training.curve",
-}
-"""Tables that commands print too, with their modules, which need torch."""
 
 WIDTH = 100
 _AS_IT_IS = ("#", "|", "    ", "```", "![")
@@ -91,21 +84,21 @@ def environment(templates: Path) -> Environment:
         probed=_probed,
         number=markdown.number, percent=markdown.percent, percents=markdown.percents,
         interval=markdown.interval, points=markdown.points, command=command, table=table, bars=bars,
-        **{name: partial(_table, name, module) for name, module in TABLES.items()},
     )  # fmt: skip
     made.globals.update(lost=_lost, worst_layers=_worst_layers)
     return made
 
 
-def _table(name: str, module: str, result: Mapping[str, Any]) -> str:
-    """Return the table that the function of that name makes; its module is imported here."""
-    return str(getattr(importlib.import_module(module), name)(result))
-
-
 def _probed(result: Mapping[str, Any]) -> str:
     """Return the tables that ``overread-models probe`` prints of a result."""
-    parts = importlib.import_module("models.probe.table").shown(result)
-    return "\n\n".join(one.markdown() for one in parts if not isinstance(one, str) and one.cells)
+    tables = (one for one in shown(result) if not isinstance(one, str) and one.row_count)
+    return "\n\n".join(
+        markdown.Rows(
+            [str(column.header) for column in one.columns],
+            list(zip(*(column.cells for column in one.columns), strict=True)),
+        ).markdown()
+        for one in tables
+    )
 
 
 def measured_by(result: Mapping[str, Any]) -> Command:

@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 
+from evaluation.timing.network import BOX
+from evaluation.training.pruning import multiply_adds, parameters_left
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning.channels import CannotPrune, choose, cost, cut, groups_of, is_gate, widths
-from models.pruning.compare import multiply_adds, parameters_left
 
 SPEC = ScreeningSpec((8, 8, 16, 16), (1, 2, 1))
 
@@ -83,4 +86,4 @@ def test_the_cost_that_choices_go_by_is_the_networks(network: ScreeningNetwork) 
     parameters, multiply = cost(weights, widths(weights))
     assert parameters == parameters_left(network)
     less_training_head = multiply - 8 / 64
-    assert less_training_head * 64**3 == pytest.approx(multiply_adds(network.float(), (64, 64, 64)))
+    assert less_training_head * math.prod(BOX) == pytest.approx(multiply_adds(network))

@@ -8,19 +8,17 @@ arXiv:1906.10771). Masks may move as in RigL (Evci et al., arXiv:1911.11134): ev
 smallest weights of each layer go, and as many others come, at zero, where the gradient is largest.
 """
 
-import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 
+from models.pruning.channels import gradients
 from models.training.data import Batch
-from models.training.loop import Task, terms_of
+from models.training.loop import Task
 
 Scores = Mapping[str, Tensor]
 """By the name of a weight: the importance of each of its elements, of its shape."""
@@ -43,15 +41,6 @@ def prunable(network: nn.Module) -> dict[str, nn.Conv3d]:
         for name, module in network.named_modules()
         if isinstance(module, nn.Conv3d) and name not in ("head", "share")
     }
-
-
-def gradients(task: Task, count: int, seed: int = 0) -> Iterator[nn.Module]:
-    """Yield a copy of the task's network ``count`` times, each with the gradient of one batch."""
-    network = copy.deepcopy(task.network).train()
-    for batch in track(islice(task.batches(seed), count), "measuring importance", count):
-        network.zero_grad()
-        torch.stack(list(terms_of(task.losses, network, batch).values())).sum().backward()
-        yield network
 
 
 def weight_scores(task: Task, count: int, seed: int = 0) -> dict[str, Tensor]:

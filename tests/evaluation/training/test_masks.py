@@ -4,10 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.pruning.channels import channel_scores, widths
-from models.pruning.compare import multiply_adds, parameters_left
-from models.pruning.masks import (
+from evaluation.training.masks import (
     SparseTask,
     apply_masks,
     erdos_renyi,
@@ -18,6 +15,9 @@ from models.pruning.masks import (
     share_at,
     weight_scores,
 )
+from evaluation.training.pruning import multiply_adds, parameters_left
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.pruning.channels import channel_scores, widths
 from models.training.data import Batch
 from models.training.loop import fine_tune
 from tests.models.small_networks import SmallTask, square_error
@@ -66,10 +66,10 @@ def test_small_layers_stay_denser() -> None:
 
 
 def test_what_is_left_out_costs_nothing_in_theory(network: ScreeningNetwork) -> None:
-    whole, work = parameters_left(network), multiply_adds(network, (32, 32, 32))
+    whole, work = parameters_left(network), multiply_adds(network)
     apply_masks(network, importance_masks(network, magnitudes(network), 0.42))
     assert parameters_left(network) == whole - round(0.42 * whole)
-    assert multiply_adds(network, (32, 32, 32)) < work
+    assert multiply_adds(network) < work
     assert not {"head.weight", "share.weight"} & prunable(network).keys()
 
 
@@ -123,7 +123,7 @@ def test_what_is_left_out_stays_zero() -> None:
 
 
 def test_moving_masks_find_the_weights_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.pruning.masks.EVERY", 5)
+    monkeypatch.setattr("evaluation.training.masks.EVERY", 5)
     task = SparseTask(plane(), {"weight": MASK}, moves_in=300)
     optimizer = torch.optim.SGD(task.network.parameters(), lr=0.1)
     for batch in islice(task.batches(0), 300):

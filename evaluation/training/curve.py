@@ -1,4 +1,4 @@
-"""Learning curves: the figures on validation after each round of runs, as a table and a plot."""
+"""Learning curves: a figure on validation after each round of runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from models.markdown import Rows, number
+from evaluation.markdown import number
 from models.runtime.errors import NoWeights
 from models.training.run_folder import LOG, read_log
 
@@ -14,20 +14,16 @@ SHOWN = 12
 """The most rounds of a run in the table."""
 
 
-def learning_curve(runs: Sequence[Path], figure: str) -> dict[str, Any]:
-    """Return what the logs of the runs in these folders say of a ``figure``, such as ``cpm``.
+def learning_curve(run: Path, figure: str) -> dict[str, Any]:
+    """Return what the log of a run says of a ``figure``, such as ``cpm``, round by round.
 
     ``gain`` is by how much the mean of the last quarter of the rounds is above that of the quarter
     before, ``sd`` the standard deviation of the last quarter: a gain below it shows the end.
     Each is None where rounds are too few.
 
     Raises:
-        NoWeights: a folder has no log with that figure.
+        NoWeights: the folder has no log with that figure.
     """
-    return {"figure": figure, "runs": [_of(run, figure) for run in runs]}
-
-
-def _of(run: Path, figure: str) -> dict[str, Any]:
     rounds = [
         {"steps": one["steps"], "core_hours": one["core_hours"], "value": one[figure]}
         for one in read_log(run)
@@ -43,31 +39,27 @@ def _of(run: Path, figure: str) -> dict[str, Any]:
     return {"run": run.name, "rounds": rounds, "gain": gain, "sd": sd}
 
 
-def curve_table(found: Mapping[str, Any]) -> str:
-    """Return some rounds of each run, and what the last quarter gained, in Markdown."""
-    cells = []
-    for run in found["runs"]:
+def rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return some rounds of each run; what the last quarter gained stands beside its last."""
+    found = []
+    for run in result["runs"]:
         rounds = run["rounds"]
         chosen = np.unique(np.linspace(0, len(rounds) - 1, SHOWN).round().astype(int))
-        for one in (rounds[i] for i in chosen):
-            steps, hours = one["steps"], number(one["core_hours"], 2)
-            cells.append([run["run"], steps, hours, number(one["value"]), ""])
-        cells[-1][-1] = f"{number(run['gain'])} (sd {number(run['sd'])})"
-    heads = "run", "steps", "core-hours", found["figure"], "gain of the last quarter of the rounds"
-    return Rows(heads, cells).markdown()
+        found += [{"run": run["run"], **rounds[i], "gain": ""} for i in chosen]
+        found[-1]["gain"] = f"{number(run['gain'])} (sd {number(run['sd'])})"
+    return found
 
 
-def draw_curve(found: Mapping[str, Any], png: Path) -> None:
+def draw(runs: Sequence[Mapping[str, Any]], figure: str, png: Path) -> None:
     """Draw the figure over the steps, a line for each run."""
-    from matplotlib.figure import Figure  # takes a second to import
+    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    for run in found["runs"]:
+    picture = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    axes = picture.subplots()
+    for run in runs:
         points = [(one["steps"], one["value"]) for one in run["rounds"]]
         axes.plot(*zip(*points, strict=True), ".-", label=run["run"], alpha=0.8)
-    axes.set_xlabel("steps")
-    axes.set_ylabel(f"{found['figure']}, validation")
+    axes.set(xlabel="steps", ylabel=f"{figure}, validation")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(png)
+    picture.savefig(png)

@@ -1,0 +1,30 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluation.training.commands import curve
+from models.runtime.errors import NoWeights
+
+
+def test_a_learning_curve_says_what_the_last_rounds_gained(tmp_path: Path) -> None:
+    rising = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.74, 0.76]
+    for name, values in {"a": rising, "b": [0.6], "c": [0.6, 0.7]}.items():
+        (tmp_path / name).mkdir()
+        lines = [
+            json.dumps({"steps": 10 * i, "core_hours": 0.5 * i, "cpm": value})
+            for i, value in enumerate(values, 1)
+        ]
+        (tmp_path / name / "log.jsonl").write_text("\n".join(lines))
+    found = curve.measure([tmp_path / name for name in "abc"], plot=tmp_path / "curve.png")
+    first, second, third = found["runs"]
+    assert first["gain"] == pytest.approx(0.075)
+    assert first["rounds"][1] == {"steps": 20, "core_hours": 1.0, "value": 0.3}
+    assert second["gain"] is None
+    assert (third["gain"], third["sd"]) == (pytest.approx(0.1), None)
+    table = curve.table("rounds").of(found)
+    assert "| a | 80 | 4.00 | 0.760 | 0.075 (sd 0.010) |" in table.markdown()
+    assert table.title == "cpm on validation"
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(NoWeights, match="no round with recall"):
+        curve.measure([tmp_path / "a"], "recall")
