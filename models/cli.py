@@ -146,11 +146,12 @@ def distil(
 
     Regions and the teachers' answers are kept beside the folder of the run.
     """
-    from models.distillation.distil import Distillation
+    from models.distillation.distil import lessons_of, new_student, train_student
+    from models.training.runs import Run
 
-    Distillation(
-        data, out, rate, tuple(start or ()), seed, steps, resume, tuple(screening), tuple(teachers)
-    ).student()
+    run = Run(data, out, rate, tuple(start or ()), seed, steps, resume)
+    student = new_student(run)
+    train_student(run, student, lessons_of(run, screening, teachers))
 
 
 Qat = Annotated[

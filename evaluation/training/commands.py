@@ -4,7 +4,7 @@ Pruning and distillation train for hours. What is finished is kept below ``--out
 interrupted continues. Torch is imported when a command runs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,126 +12,88 @@ import typer
 
 from evaluation import markdown
 from evaluation.markdown import Rows
-from evaluation.run import SHARE, Result, Table, command
-from evaluation.training.curve import draw as draw_curve
-from evaluation.training.curve import learning_curve, rows
+from evaluation.run import POINTS, SHARE, Result, Table, command
+from evaluation.training.curve import learning_curve
 from models.runtime.artifacts import WEIGHTS
 
 Data = Annotated[
     Path, typer.Option(help="Folder with nodules/, ct/ and lidc/, as described in docs/models.md.")
 ]
-Plot = Annotated[Path | None, typer.Option(metavar="PNG", help="File for the picture.")]
-
-METHODS = {
-    "control": "nothing",
-    "weights": "single weights by importance",
-    "channels": "whole channels",
-    "dynamic": "dynamic sparse, from random masks",
-}
-
-ARMS = {
-    "none": "no teacher",
-    "single": "best single teacher",
-    "mean": "fixed mean of all",
-    "dynamic": "dynamic weights",
-}
-
-
-def _runs(result: Result) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a comparison of pruning, with losses in points."""
-    for run in result["runs"]:
-        lost = {when: markdown.points(run[when]["cpm_lost"]) for when in ("before", "after")}
-        if run["way"] == "control":  # before fine-tuning it is the start that others lose against
-            lost["before"] = "-"
-        yield {**run, "what": METHODS[run["way"]], "lost": lost, "gmac": run["multiply_adds"] / 1e9}
+SCREENING = WEIGHTS / "screening-fp32.onnx"
 
 
 @command(
     Table("runs", {
         "what": "what goes", "gone": ("parameters gone", SHARE),
-        "before.cpm": ("CPM before fine-tuning", "{:.3f}"), "lost.before": "points lost",
-        "after.cpm": ("CPM after", "{:.3f}"), "lost.after": "points lost",
+        "before.cpm": ("CPM before fine-tuning", "{:.3f}"), "before.lost": "points lost",
+        "after.cpm": ("CPM after", "{:.3f}"), "after.lost": "points lost",
         "gmac": ("GMAC", "{:.1f}"), "int8_ms": ("INT8 ms", "{:.0f}"),
         "int8_ratio": ("to control", "{:.2f}"), "fp32_ms": ("FP32 ms", "{:.0f}"),
         "fp32_ratio": ("to control", "{:.2f}"),
-    }, _runs),
+    }, lambda result: [
+        {**run, **{when: {**run[when], "lost": markdown.points(run[when]["cpm_lost"])}
+                   for when in ("before", "after")}}
+        for run in result["runs"]
+    ]),
 )  # fmt: skip
 def pruning(
     data: Data,
-    start: Annotated[Path, typer.Option(help="Weights of the screening network.")] = WEIGHTS
-    / "screening-fp32.onnx",
+    start: Annotated[Path, typer.Option(help="Weights of the screening network.")] = SCREENING,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/prune"),
 ) -> dict[str, Any]:
-    """What pruning costs: single weights, channels and dynamic masks, against a control."""
+    """What pruning costs: single weights and whole channels, against a control."""
     from evaluation.training.pruning import compare
     from models.training.runs import Run
 
     return compare(Run(data, out, 1e-4, (start,), steps=80))
 
 
-def _networks(result: Result) -> Iterator[dict[str, Any]]:
-    """Yield the rows of teachers and students."""
-    work = {"multiply_adds": result["multiply_adds"]}
-    students = [
-        {"name": f"student, {ARMS[arm]}", **work, "scores": of}
-        for arm, of in result["arms"].items()
-    ]
-    for one in [
-        *({**one, "name": f"teacher, {one['name']}"} for one in result["teachers"]),
-        *students,
-    ]:
-        cpm = {
-            view: f"{100 * of['mean']:.1f} ± {100 * of['sd']:.1f}"
-            for view, of in one["scores"].items()
-        }
-        facts = {"temperature": None, "log_loss": None, "weight": None}
-        yield {**facts, **one, **cpm, "gmac": one["multiply_adds"] / 1e9}
-
-
-def _gained(result: Result) -> Iterator[Mapping[str, str]]:
-    """Yield the points that each arm gains over another, or over a teacher."""
-    for over, arms in result["gained"].items():
-        for arm, of in arms.items():
-            points = {view: markdown.points(one) for view, one in of.items()}
-            yield {"student": f"{ARMS[arm]}, over {over}", **points}
-
-
 @command(
     Table("networks", {
-        "name": "network", "gmac": ("GMAC", "{:.2f}"), "alone": "alone", "both": "with the edge",
+        "name": "network", "gmac": ("GMAC", "{:.2f}"),
+        "alone": ("alone", POINTS), "alone_sd": ("sd", POINTS),
+        "both": ("with the edge", POINTS), "both_sd": ("sd", POINTS),
         "temperature": ("temperature", "{:.2f}"), "log_loss": ("log loss", "{:.2f}"),
         "weight": ("weight", "{:.2f}"),
-    }, _networks),
-    Table("gained", {"student": "student", "alone": "alone", "both": "with the edge"}, _gained,
-          "Points of CPM gained (95 % interval)"),
+    }, lambda result: [
+        {**row, "gmac": row["multiply_adds"] / 1e9} for row in result["networks"]
+    ]),
+    Table("gained", {
+        "student": "student", "over": "over", "alone": "alone", "both": "with the edge"
+    }, lambda result: [
+        {**row, **{view: markdown.points(row[view]) for view in ("alone", "both")}}
+        for row in result["gained"]
+    ], "Points of CPM gained (95 % interval)"),
 )  # fmt: skip
 def distillation(
     data: Data,
-    out: Annotated[
-        Path, typer.Option(help="Folder of the students; teachers and regions are beside it.")
-    ] = Path("runs/students"),
+    teachers: Annotated[list[Path], typer.Option(help="Weights of a teacher; repeat for each.")],
+    start: Annotated[list[Path], typer.Option(help="Weights that students begin with.")],
+    out: Annotated[Path, typer.Option(help="Folder of the students.")] = Path("runs/students"),
 ) -> dict[str, Any]:
     """What teachers add to the second reader: none, the best one, the mean, dynamic weights."""
-    from evaluation.training.distillation import compare, recorded
+    from evaluation.training.distillation import compare
+    from models.distillation.distil import lessons_of
+    from models.training.runs import Run
 
-    return compare(recorded(data, out))
+    run = Run(data, out, 5e-5, tuple(start), steps=200)
+    return compare(run, lambda: lessons_of(run, [SCREENING], teachers))
 
 
 def _ranges(result: Result) -> Iterator[Rows]:
     """Yield the table of ranges, whose terms are those of the network's loss."""
-    found = result["ranges"]
-    heads = ["ranges from", *list(found[0])[1:]]
-    cells = [[name, *(f"{term:.4f}" for term in terms)] for name, *terms in map(dict.values, found)]
+    heads = list(result["ranges"][0])
+    cells = [[row["ranges"], *(f"{row[key]:.4f}" for key in heads[1:])] for row in result["ranges"]]
     yield Rows(heads, cells, "INT8 beside float on validation; lower is better")
 
 
-LAYERS = Table("layers", {
-    "layer": "layer", "parameters": ("parameters", "{:,}"), "exact": ("exact", "{:.4f}"),
-    "int8": ("INT8", "{:.4f}"), "int4": ("INT4", "{:.4f}"),
-}, title="One layer changed at a time")  # fmt: skip
-
-
-@command(_ranges, LAYERS)
+@command(
+    _ranges,
+    Table("layers", {
+        "layer": "layer", "parameters": ("parameters", "{:,}"), "exact": ("exact", "{:.4f}"),
+        "int8": ("INT8", "{:.4f}"), "int4": ("INT4", "{:.4f}"),
+    }, title="One layer changed at a time"),
+)  # fmt: skip
 def quantization(
     kind: Annotated[Literal["screening", "hybrid"], typer.Argument(help="Kind of network.")],
     data: Data,
@@ -142,33 +104,29 @@ def quantization(
         Path | None,
         typer.Option(help="averaged.pt of the INT8 training; default: the artifact `KIND-int8`."),
     ] = None,
-    plot: Plot = None,
 ) -> dict[str, Any]:
     """How far INT8 is from float for each method to find ranges, and INT8 and INT4 by layer."""
-    from evaluation.training import quantization as measured
+    from evaluation.training.quantization import layers, ranges
     from models.training.runs import make_network
 
     network = make_network(kind, start or [WEIGHTS / f"{kind}-fp32.onnx"]).eval()
-    ranges = measured.ranges(network, kind, data, qat)
-    layers = measured.layers(network, kind, data, qat)
-    if plot is not None:
-        measured.draw(layers, plot)
-    return {"ranges": ranges, "layers": layers}
+    found = ranges(network, kind, data, qat)
+    return {"ranges": found, "layers": layers(network, kind, data, qat)}
 
 
 @command(
     Table("rounds", {
         "run": "run", "steps": "steps", "core_hours": ("core-hours", "{:.2f}"),
-        "value": ("figure", "{:.3f}"), "gain": "gain of the last quarter of the rounds",
-    }, rows, "{figure} on validation"),
+        "value": ("figure", "{:.3f}"), "gain": ("gain of the last quarter", "{:.3f}"),
+        "sd": ("sd", "{:.3f}"),
+    }, title="{figure} on validation"),
 )  # fmt: skip
 def curve(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs with a log.jsonl.")],
     figure: Annotated[str, typer.Option(help="Figure of the logs.")] = "cpm",
-    plot: Plot = None,
 ) -> dict[str, Any]:
-    """A figure on validation after each round of training, and what the last rounds gained."""
-    found = [learning_curve(run, figure) for run in runs]
-    if plot is not None:
-        draw_curve(found, figure, plot)
-    return {"figure": figure, "runs": found}
+    """A figure on validation after rounds of training, and what the last rounds gained."""
+    return {
+        "figure": figure,
+        "rounds": [row for run in runs for row in learning_curve(run, figure)],
+    }

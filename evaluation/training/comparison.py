@@ -10,28 +10,26 @@ from models.training.screening import RATES, hits
 
 RESAMPLES = 2000
 
-IntArray = npt.NDArray[np.int64]
-
-Ranks = Sequence[int]
-"""At how many of `RATES` each nodule is found; a rate finds all that a lower one finds."""
-
 
 def ranks(found: FloatArray, false: FloatArray, scans: int) -> list[int]:
-    """Return the ranks of nodules by their logits, see `models.training.screening.hits`."""
+    """Return at how many of `RATES` each nodule is found, by logits as `hits` takes them.
+
+    A rate finds all that a lower one finds.
+    """
     each: list[int] = hits(found, false, scans).sum(1).astype(int).tolist()
     return each
 
 
-def cpm(of: Ranks | IntArray) -> float:
+def cpm(of: npt.NDArray[np.int64]) -> float:
     """Return the CPM of ranks."""
     return float(np.mean(of)) / len(RATES)
 
 
 def gained(
-    more: Sequence[Ranks], less: Sequence[Ranks], patients: Sequence[str]
+    more: npt.NDArray[np.int64], less: npt.NDArray[np.int64], patients: Sequence[str]
 ) -> dict[str, float]:
-    """Return the points of CPM that ``more`` is above ``less``; both have one network a seed."""
-    return points((np.array(more) - np.array(less)) / len(RATES), patients)
+    """Return the points of CPM that ranks ``(seeds, nodules)`` are above others, see `points`."""
+    return points((more - less) / len(RATES), patients)
 
 
 def points(change: FloatArray, patients: Sequence[str]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 The difference is the matching loss, which quantisation-aware training minimises too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ from models.quantization.sensitivity import (
 )
 from models.quantization.simulation import Simulation, exact_weights
 from models.runtime.artifacts import every
-
-SERIES = (("exact", "left exact", "o"), ("int8", "INT8", "."), ("int4", "INT4", "s"))
 
 
 def layers(network: nn.Module, kind: str, data: Path, qat: Path | None) -> list[dict[str, Any]]:
@@ -74,23 +72,3 @@ def strongest(simulation: Simulation, batches: Sequence[Tensor], wanted: Sequenc
         )
         change.append((one - other)[other.argmax()])
     return float(torch.stack(change).square().mean().sqrt())
-
-
-def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the rows of `layers` as a PNG file."""
-    # matplotlib's objects: no window and no global state; sizes in inches of 100 pixels
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 0.26 * len(rows) + 1.6), dpi=100, layout="constrained")
-    axes, heights = figure.subplots(), range(len(rows))
-    for key, label, mark in SERIES:
-        axes.plot([row[key] for row in rows], heights, mark, label=label, alpha=0.8)
-    names = [f"{row['layer']}  {row['parameters']:,}" for row in rows]
-    axes.set_yticks(heights, names, fontsize="small")
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set(xlabel="difference from the float network's answers", ylabel="layer and parameters")
-    axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.suptitle("One layer changed at a time")
-    figure.savefig(path, format="png")

@@ -10,13 +10,13 @@ def test_figures_are_of_equal_context() -> None:
     """Three of six nodules rank above every false positive, the others below all."""
     found = ranks(np.array([5.0, 5, 5, 0, 0, 0]), np.array([1.0, 2, 3, 4]), 1)
     assert found == [7, 7, 7, 2, 2, 2]  # the latter at 4 and 8 false positives a scan
-    assert cpm(found) == pytest.approx((5 * 0.5 + 2) / 7)
+    assert cpm(np.array(found)) == pytest.approx((5 * 0.5 + 2) / 7)
 
 
 def test_a_nodule_without_a_peak_is_found_at_no_rate() -> None:
     """Even if there are fewer false positives than the rate allows."""
     assert ranks(np.array([-np.inf, 0.0]), np.array([1.0]), 1) == [0, 4]
-    assert gained([[7]], [[0]], ["a"])["value"] == 100
+    assert gained(np.array([[7]]), np.array([[0]]), ["a"])["value"] == 100
 
 
 def test_an_interval_is_by_patient() -> None:
@@ -45,8 +45,8 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 def test_a_better_student_gains_and_the_interval_holds_the_gain() -> None:
     patients = ["a", "a", "b", "c", "d", "d"]
-    better = [[7] * 6, [7] * 6, [7, 7, 7, 2, 2, 2]]
-    found = gained(better, [[7, 7, 7, 2, 2, 2]] * 3, patients)
+    better = np.array([[7] * 6, [7] * 6, [7, 7, 7, 2, 2, 2]])
+    found = gained(better, better[2:], patients)
     assert found["value"] == pytest.approx(100 * 2 / 3 * 0.5 * 5 / 7)
     assert 0 <= found["low"] < found["value"] < found["high"] <= 100
     assert gained(better, better, patients)["value"] == 0

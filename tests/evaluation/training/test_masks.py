@@ -1,21 +1,16 @@
-from itertools import islice
-
 import pytest
 import torch
 from torch import nn
 
-from evaluation.training.masks import (
+from evaluation.training.pruning import (
     SparseTask,
     apply_masks,
-    erdos_renyi,
     importance_masks,
-    moved,
+    multiply_adds,
+    parameters_left,
     prunable,
-    random_masks,
-    share_at,
     weight_scores,
 )
-from evaluation.training.pruning import multiply_adds, parameters_left
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning.channels import channel_scores, widths
 from models.training.data import Batch
@@ -38,12 +33,9 @@ def network() -> ScreeningNetwork:
 def test_the_requested_share_is_removed(network: ScreeningNetwork, share: float) -> None:
     """The network itself is left alone, no buffer stays behind."""
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    for masks in (
-        importance_masks(network, magnitudes(network), share),
-        random_masks(network, share, 0),
-    ):
-        gone = sum(int((~mask).sum()) for mask in masks.values())
-        assert gone == round(share * parameters_left(network))
+    masks = importance_masks(network, magnitudes(network), share)
+    gone = sum(int((~mask).sum()) for mask in masks.values())
+    assert gone == round(share * parameters_left(network))
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
 
@@ -54,15 +46,6 @@ def test_the_least_important_go_wherever_they_are(network: ScreeningNetwork) -> 
     stays = torch.cat([scores[name][mask] for name, mask in masks.items()])
     goes = torch.cat([scores[name][~mask] for name, mask in masks.items()])
     assert stays.min() >= goes.max()
-
-
-def test_small_layers_stay_denser() -> None:
-    shapes = {"small": (4, 4, 1, 3, 3), "large": (64, 64, 1, 3, 3), "tiny": (2, 1, 2, 2, 2)}
-    sizes = {"small": 144, "large": 36864, "tiny": 16}
-    kept = erdos_renyi(shapes, 30000)
-    assert sum(kept.values()) == sum(sizes.values()) - 30000
-    density = {name: kept[name] / sizes[name] for name in sizes}
-    assert density["large"] < density["small"] <= density["tiny"] == 1.0
 
 
 def test_what_is_left_out_costs_nothing_in_theory(network: ScreeningNetwork) -> None:
@@ -120,30 +103,3 @@ def test_what_is_left_out_stays_zero() -> None:
     for weight in (task.network.weight, averaged.weight):
         assert not weight[~MASK].any()
         assert weight[MASK].all()
-
-
-def test_moving_masks_find_the_weights_that_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.training.masks.EVERY", 5)
-    task = SparseTask(plane(), {"weight": MASK}, moves_in=300)
-    optimizer = torch.optim.SGD(task.network.parameters(), lr=0.1)
-    for batch in islice(task.batches(0), 300):
-        loss = task.losses(task.network, batch)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        assert int(task.masks["weight"].sum()) == int(MASK.sum())
-        assert not task.network.weight.detach()[~task.masks["weight"]].any()
-    assert int(task.masks["weight"][:, 4:].sum()) >= 6  # of eight, from none
-
-
-def test_the_share_that_moves_falls_to_nothing() -> None:
-    shares = [share_at(step, 200) for step in (0, 75, 150, 180)]
-    assert shares == pytest.approx([0.3, 0.15, 0, 0])
-
-
-def test_the_smallest_go_and_the_steepest_come() -> None:
-    mask = torch.tensor([True, True, True, True, False, False])
-    weight = torch.tensor([1.0, -0.1, 2.0, -3.0, 0.0, 0.0])
-    slope = torch.tensor([9.0, 9.0, 9.0, 9.0, 0.5, -0.7])
-    assert moved(mask, weight, slope, 0.25).tolist() == [True, False, True, True, False, True]
-    assert moved(mask, weight, slope * torch.nan, 0.25).equal(mask)

@@ -1,7 +1,8 @@
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from models.distillation import distil
-from models.distillation.distil import Distillation
+from models.distillation.distil import Lessons, lessons_of, new_student, train_student
 from models.distillation.regions import answers_of, make_chunks, packed, region_of, values_of
 from models.distillation.student import StudentTask, Teaching, student_loss, varied
 from models.networks.hybrid import Answers, HybridNetwork
@@ -29,8 +30,8 @@ SMALL = replace(TINY_HYBRID, reads=(48,))
 TEACHING = Teaching(batch=3, workers=0)
 
 
-def small(folder: Path, patch: pytest.MonkeyPatch) -> Distillation:
-    """Two teachers and students of two steps; two cubes and one lung, whose samples are small."""
+def small(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Run, Callable[[], Lessons]]:
+    """A run of two steps, and lessons of two teachers: two cubes and one lung of small samples."""
     cubes = tuple(ball((50, 50, 50), (24.5, 24.5, 24.5), d) for d in (8.0, 12.0))
     held = Cubes(cubes, ("a", "b"), np.zeros(2), np.zeros(2))
     scan = even((52, 52, 48))
@@ -39,31 +40,30 @@ def small(folder: Path, patch: pytest.MonkeyPatch) -> Distillation:
     patch.setattr(Run, "material", lambda _: Material(held, (scan,), cubes, (marked,)))
     patch.setattr(distil, "make_screening", lambda _: BrightHeat())
     patch.setattr(distil, "region_drawer", lambda *_: drawer())
-    paths = tuple(folder / name / "averaged.pt" for name in ("x", "y"))
+    paths = [folder / name / "averaged.pt" for name in ("x", "y")]
     for seed, path in enumerate(paths):
         torch.manual_seed(seed)
         path.parent.mkdir()
         torch.save(HybridNetwork(TINY_HYBRID).state_dict(), path)
-    return Distillation(
-        folder, folder / "out", 1e-3, (), steps=2, screening=paths[:1],
-        teachers=paths, count=5, spec=SMALL, teaching=TEACHING, chunk=4,
-    )  # fmt: skip
+    run = Run(folder, folder / "out", 1e-3, (), steps=2)
+    return run, partial(lessons_of, run, paths[:1], paths, count=5, size=4)
 
 
 def test_a_student_goes_on_as_any_run_and_tells_its_teachers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = small(tmp_path, monkeypatch)
-    first = given.student()
-    line = json.loads((given.out / "log.jsonl").read_text())
+    run, make = small(tmp_path, monkeypatch)
+    lessons = make()
+    first = train_student(run, new_student(run, SMALL), lessons, teaching=TEACHING)
+    line = json.loads((run.out / "log.jsonl").read_text())
     assert (line["steps"], line["arm"], line["patients"]) == (2, "dynamic weights", 2)
-    assert line["teachers"] == list(map(str, given.teachers))
+    assert line["teachers"] == list(map(str, lessons.paths))
     assert {"loss_nodule", "loss_soft", "alone", "both"} <= set(line)
-    again = replace(given, start=given.teachers[1:], out=given.data / "next")
-    # of the three members of the start the one of 48 mm
-    assert [p.shape for p in again.student().parameters()] == [p.shape for p in first.parameters()]
+    # of the three members of a start the one of 48 mm
+    begun = new_student(replace(run, start=tuple(lessons.paths[1:])), SMALL)
+    assert [p.shape for p in begun.parameters()] == [p.shape for p in first.parameters()]
     with pytest.raises(UnfitArtifact, match=r"regions/plan\.json: begun with another miner"):
-        replace(again, out=given.data / "new", teachers=given.teachers[::-1]).student()
+        lessons_of(run, lessons.paths[:1], lessons.paths[::-1], size=4)
 
 
 @pytest.fixture(scope="module")
