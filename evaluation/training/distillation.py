@@ -19,7 +19,7 @@ from evaluation.training.comparison import cpm, gained, ranks
 from imaging.roi import ROI_SHAPE
 from models.distillation.distil import STUDENT, Lessons, Weigh, dynamic, new_student, train_student
 from models.distillation.student import Teaching
-from models.distillation.teachers import best_of
+from models.distillation.teachers import Teacher
 from models.networks.hybrid import HybridSpec
 from models.training.data import load_cubes
 from models.training.run_folder import check_plan, kept
@@ -39,6 +39,11 @@ ARMS: Mapping[str, Weigh] = {
 
 VIEWS = ("alone", "both")
 """The scores of each CPM, see `models.training.hybrid.Validation.scored`."""
+
+
+def best_of(teachers: Sequence[Teacher]) -> Teacher:
+    """Return the one with the least loss on the held-out regions."""
+    return min(teachers, key=lambda teacher: teacher.held_out_loss)
 
 
 def compare(

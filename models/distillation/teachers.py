@@ -87,11 +87,6 @@ def weigh(
     return np.asarray(raised / raised.sum(0))
 
 
-def best_of(teachers: Sequence[Teacher]) -> Teacher:
-    """Return the one with the least loss on the held-out regions."""
-    return min(teachers, key=lambda teacher: teacher.held_out_loss)
-
-
 def soft_target(teachers: Sequence[Teacher], weights: FloatArray, temperature: float) -> FloatArray:
     """Return the soft target of each region ``(n,)``; ``weights`` are ``(teachers, n)``."""
     logits = np.stack([teacher.logits for teacher in teachers])

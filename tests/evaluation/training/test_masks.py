@@ -9,10 +9,8 @@ from evaluation.training.pruning import (
     multiply_adds,
     parameters_left,
     prunable,
-    weight_scores,
 )
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.pruning.channels import channel_scores, widths
 from models.training.data import Batch
 from models.training.loop import fine_tune
 from tests.models.small_networks import SmallTask, square_error
@@ -54,30 +52,6 @@ def test_what_is_left_out_costs_nothing_in_theory(network: ScreeningNetwork) -> 
     assert parameters_left(network) == whole - round(0.42 * whole)
     assert multiply_adds(network) < work
     assert not {"head.weight", "share.weight"} & prunable(network).keys()
-
-
-def test_shut_channels_and_their_weights_do_not_matter() -> None:
-    """A channel inside a block that nothing gets through, and a shut one of a stage."""
-    torch.manual_seed(0)
-    task = SmallTask(
-        ScreeningNetwork(ScreeningSpec((4, 8, 8, 8), (1, 1, 1))),
-        lambda generator: {"voxels": torch.rand(2, 1, 32, 32, 32, generator=generator)},
-        lambda network, batch: network(batch["voxels"]).float().square().mean(),
-    )
-    parts = dict(task.network.named_modules())
-    with torch.no_grad():
-        for part, channel in (("down8.1.first.1", 3), ("down8.0.1", 5), ("down8.1.second.1", 5)):
-            parts[part].weight[channel] = parts[part].bias[channel] = 0
-        parts["lateral8"].weight[5] = parts["lateral8"].bias[5] = 0
-    before = {name: value.clone() for name, value in task.network.state_dict().items()}
-    weights, channels = weight_scores(task, 2), channel_scores(task, 1)
-    assert all(torch.equal(v, before[n]) for n, v in task.network.state_dict().items())
-    assert not weights["down8.1.first.0.weight"][3].any()
-    assert weights["down8.1.first.0.weight"][0].any()
-    assert {group: len(score) for group, score in channels.items()} == widths(before)
-    assert channels["down8.1"][3] == channels["eighth"][5] == 0
-    assert int((channels["eighth"] > 0).sum()) == 7
-    assert float(channels["quarter"].max()) > 0
 
 
 def plane() -> SmallTask:

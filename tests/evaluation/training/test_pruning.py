@@ -9,33 +9,24 @@ import torch
 from evaluation.training import pruning
 from evaluation.training.commands import pruning as command
 from evaluation.training.pruning import CELLS, Cell, compare, compared
-from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning import channels
-from models.pruning.channels import run_pruned
 from models.runtime.errors import BadTable, UnfitArtifact
-from models.training.compose import Composer
-from models.training.data import NONE, Cubes, Noise, Piece
-from models.training.runs import Run, load_weights
-from models.training.screening import ScreeningTask
-from tests.models.training.test_data import ball
+from models.training.data import Cubes
+from models.training.runs import Run
+from tests.models.pruning.test_channels import small_task
 
 
 @pytest.mark.long
 def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 32), (1, 1, 1)))
-    cubes = [ball((48, 48, 48), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0)]
-    scan = Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (40, 0)), NONE, NONE)
-    composer = Composer(cubes, [scan], side=48, noise=Noise(48, 0))
-    task = ScreeningTask(composer, cubes, [scan], network, batch=2, workers=0)
-    material = Cubes(tuple(cubes), ("a", "b"), np.zeros(0), np.zeros(0))
+    task = small_task()
+    material = Cubes(tuple(task.cubes), ("a", "b"), np.zeros(0), np.zeros(0))
+    monkeypatch.setattr(pruning, "trained_task", lambda _: task)
     for module in (pruning, channels):
-        monkeypatch.setattr(module, "trained_task", lambda _: task)
         monkeypatch.setattr(module, "BATCHES", 1)
     monkeypatch.setattr(pruning, "load_cubes", lambda *_: material)
     monkeypatch.setattr(pruning, "BOX", (32, 32, 32))
     start = tmp_path / "start.pt"
-    torch.save(network.state_dict(), start)
+    torch.save(task.network.state_dict(), start)
     run = Run(tmp_path, tmp_path / "out", 1e-3, (start,), steps=2)
     cells = [cell for cell in CELLS if cell.share < 0.5]
     first = compare(run, cells=cells, seeds=1, rounds=2)
@@ -52,23 +43,6 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [row["after"] for row in again["runs"]] == [row["after"] for row in first["runs"]]
     with pytest.raises(UnfitArtifact, match=r"plan\.json: begun with another steps; expected the"):
         compare(replace(run, steps=3), cells=cells)
-    alone = replace(run, out=tmp_path / "alone")
-    found = run_pruned(alone, 0.42)
-    assert load_weights(alone.out / "averaged.pt")["stem.0.weight"].shape[0] == 8
-    assert found["spec"]["inner"]
-    start.write_bytes(b"other weights")
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: begun with another start"):
-        compare(run, cells=cells)
-    (run.out / "plan.json").unlink()
-    with pytest.raises(UnfitArtifact, match=r"out: has files and no plan\.json; expected a new"):
-        compare(run, cells=cells)
-
-
-def test_pruning_takes_no_folder_of_another_run(tmp_path: Path) -> None:
-    (tmp_path / "averaged.pt").write_bytes(b"mine")
-    with pytest.raises(UnfitArtifact, match="it holds a run; expected a new folder"):
-        run_pruned(Run(tmp_path, tmp_path, 1e-3, (tmp_path / "start.pt",)), 0.4)
-    assert (tmp_path / "averaged.pt").read_bytes() == b"mine"
 
 
 def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from models.probe.matrix import run_probe, ways
 from models.runtime import hardware
 from models.runtime.artifacts import every, find
 from models.runtime.choice import Way, choose, recall
-from models.runtime.errors import UnfitArtifact
+from models.runtime.errors import EngineUnavailable, UnfitArtifact
 from tests.models.runtime.conftest import weights as weights
 
 
@@ -50,6 +50,14 @@ def test_every_way_is_measured_in_a_process_and_the_best_is_kept(
     assert choose(artifact).engine == chosen["engine"]
     (entry,) = json.loads(short.read_text()).values()
     assert (entry["machine"], entry["date"][:10]) == (result["machine"], result["date"])
+
+
+@pytest.mark.usefixtures("short")
+def test_an_engine_that_cannot_run_says_so(weights: Path, tmp_path: Path) -> None:
+    artifact, way = find("bright-screening", weights), Way("tensorflow", 1)
+    unknown = pytest.raises(EngineUnavailable, match="tensorflow")
+    with matrix.child(artifact, way, tmp_path / "a.npz") as reply, unknown:
+        reply()
 
 
 @pytest.mark.usefixtures("short")
