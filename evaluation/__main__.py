@@ -23,6 +23,7 @@ from evaluation.timing.latency import latency
 from evaluation.timing.memory import memory
 from evaluation.timing.network import network
 from evaluation.timing.profile import profile
+from evaluation.training.commands import curve, distillation, pruning, quantization
 from process.command_line import program
 
 app = program(
@@ -35,7 +36,7 @@ app = program(
 MEASURED: tuple[Command, ...] = (
     whole, nodules, lesion_insertion, calibration, characterization, detect, robustness, froc,
     latency, profile, network, memory, link, wire, nothing_lost, load, fuzz, hostile_clients,
-    receiving,
+    receiving, pruning, distillation, quantization, curve,
 )  # fmt: skip
 """The commands that are on the harness of `evaluation.run`."""
 

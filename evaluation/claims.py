@@ -62,13 +62,15 @@ def in_rows(result: Mapping[str, Any]) -> str:
     return re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda row: re.sub(r"\n *", " ", row[0]), text) + "\n"
 
 
-def can_measure(line: str) -> bool:
-    """Return whether this machine can make the small filesystem, if the command needs one."""
+def lacking(line: str) -> str:
+    """Return what a command needs that is not here: weights, or the right to mount; else ''."""
+    for word in re.findall(r"runs/\S+\.\w+", line):
+        if not (DOCS.parent / word).exists():
+            return f"{word} is not here, docs/models.md says how it is made"
     tried = "unshare -rm mount -t tmpfs none /mnt"
-    return (
-        "unshare" not in line
-        or not subprocess.run(tried, shell=True, capture_output=True).returncode
-    )
+    if "unshare" in line and subprocess.run(tried, shell=True, capture_output=True).returncode:
+        return "unshare and mount are not permitted here"
+    return ""
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,8 +95,8 @@ def main(
     for name, line in () if page_only else claims(data).items():
         if only and name not in only:
             continue
-        if not can_measure(line):
-            typer.echo(f"leaving out {name}: unshare and mount are not permitted here", err=True)
+        if reason := lacking(line):
+            typer.echo(f"leaving out {name}: {reason}", err=True)
             continue
         typer.echo(f"measuring {name}", err=True)
         (results / f"{name}.json").write_text(in_rows(measure(line)))

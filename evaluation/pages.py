@@ -19,16 +19,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cloud.__main__ import app as cloud
 from edge.cli.main import app as edge
+from evaluation import markdown
 from evaluation.__main__ import MEASURED
 from evaluation.__main__ import app as evaluation
 from evaluation.run import Command
-from models import markdown
 from models.__main__ import app as models
-from models.distillation.compare import distil_tables
 from models.probe.table import shown
-from models.pruning.compare import prune_table
 from models.runtime.artifacts import every
-from models.training.curve import curve_table
 
 PROGRAMS = {
     "overread-edge": edge,
@@ -92,7 +89,6 @@ def environment(templates: Path) -> Environment:
         probed=_probed,
         number=markdown.number, percent=markdown.percent, percents=markdown.percents,
         interval=markdown.interval, points=markdown.points, command=command, table=table, bars=bars,
-        prune_table=prune_table, distil_tables=distil_tables, curve_table=curve_table,
     )  # fmt: skip
     made.globals.update(lost=_lost, worst_layers=_worst_layers)
     return made
@@ -100,8 +96,14 @@ def environment(templates: Path) -> Environment:
 
 def _probed(result: Mapping[str, Any]) -> str:
     """Return the tables that ``overread-models probe`` prints of a result."""
-    parts = shown(result)
-    return "\n\n".join(one.markdown() for one in parts if not isinstance(one, str) and one.cells)
+    tables = (one for one in shown(result) if not isinstance(one, str) and one.row_count)
+    return "\n\n".join(
+        markdown.Rows(
+            [str(column.header) for column in one.columns],
+            list(zip(*(column.cells for column in one.columns), strict=True)),
+        ).markdown()
+        for one in tables
+    )
 
 
 def measured_by(result: Mapping[str, Any]) -> Command:

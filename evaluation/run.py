@@ -30,9 +30,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cloud.settings import CloudError
 from edge.errors import EdgeError
 from evaluation.errors import EvaluationError
+from evaluation.markdown import Rows, number, percent, percents
 from imaging.errors import StudyError
 from imaging.volume import FloatArray
-from models.markdown import Rows, number, percent, percents
 from models.runtime import hardware
 from models.runtime.errors import ModelError
 from process.command_line import how_to_install

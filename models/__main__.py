@@ -35,9 +35,7 @@ _Folder = Annotated[
     ),
 ]
 
-TRAINING = (
-    "train", "prune", "export", "distil", "qat", "int4", "ranges", "sensitivity", "fit",
-)  # fmt: skip
+TRAINING = ("train", "prune", "export", "distil", "qat", "int4", "fit")
 """The commands that make artifacts; only the checkout has them."""
 
 

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from models.markdown import show_section
 from models.runtime.artifacts import WEIGHTS
-from process.command_line import Json, PlainGroup
+from process.command_line import PlainGroup
 
 Kind = Annotated[Literal["screening", "hybrid"], typer.Argument(help="Kind of network.")]
 Method = Annotated[
@@ -27,7 +26,6 @@ Screeners = Annotated[
 ]
 
 Out = Annotated[Path, typer.Option(help="Folder of the run: weights, checkpoint and log.")]
-RunsOut = Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps, those before --resume included.")]
 Rate = Annotated[float, typer.Option(min=1e-9, max=1.0, help="Highest learning rate.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continuation of the last checkpoint.")]
@@ -42,18 +40,6 @@ Starts = Annotated[list[Path], _STARTS]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of weights and samples.")]
 
 
-def _png(path: Path | None) -> Path | None:
-    """Check before the work that a picture can be written there."""
-    if path is not None and (path.suffix.lower() != ".png" or path.is_dir()):
-        raise typer.BadParameter(f"{path}, expected the name of a file that ends with .png")
-    if path is not None and not path.parent.is_dir():
-        raise typer.BadParameter(f"{path}: {path.parent} is no folder")
-    return path
-
-
-Plot = Annotated[Path | None, typer.Option(metavar="PNG", callback=_png, help="PNG file to write.")]
-
-
 def _scales(reads: list[int] | None) -> list[int] | None:
     """Check the scales of members: the network halves them three times."""
     if reads and (len({*reads}) < len(reads) or any(mm % 8 or not 16 <= mm <= 48 for mm in reads)):
@@ -65,9 +51,7 @@ app = typer.Typer(cls=PlainGroup)
 train = typer.Typer(
     help="Train a network; --resume continues an interrupted run.", no_args_is_help=True
 )
-prune = typer.Typer(help="Prune the screening network.", no_args_is_help=True)
 app.add_typer(train, name="train")
-app.add_typer(prune, name="prune")
 
 
 @train.command("screening")
@@ -123,38 +107,6 @@ def train_hybrid(
     run_hybrid(run, screening, reads or ())
 
 
-@train.command("sheet")
-def sheet(
-    data: Data,
-    png: Annotated[Path, typer.Argument(callback=_png, help="PNG file to write.")],
-    columns: Annotated[int, typer.Option(min=1, help="Samples of each composition.")] = 6,
-    seed: Seed = 0,
-) -> None:
-    """Draw training samples of the screening network: mosaics and scans."""
-    from models.training.compose import draw_samples
-    from models.training.runs import Run
-
-    composer = Run(data, png, 0, ()).material().composer
-    draw_samples(png, composer, columns, seed)
-    typer.echo(png)
-
-
-@train.command("curve")
-def curve(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs with a log.jsonl.")],
-    figure: Annotated[str, typer.Option(help="Figure of the logs.")] = "cpm",
-    plot: Plot = None,
-    as_json: Json = False,
-) -> None:
-    """Show a figure on validation after each round of runs, and what the last rounds gained."""
-    from models.training.curve import curve_table, draw_curve, learning_curve
-
-    found = learning_curve(runs, figure)
-    if plot is not None:
-        draw_curve(found, plot)
-    show_section(found, as_json, curve_table(found))
-
-
 @app.command("export")
 def export(
     kind: Kind,
@@ -178,63 +130,28 @@ def export(
 @app.command()
 def distil(
     data: Data,
-    screening: Screeners,
     teachers: Annotated[
         list[Path],
         typer.Option(help="averaged.pt or hybrid-fp32.onnx of a teacher; repeat for each."),
     ],
-    out: RunsOut = Path("runs/distil"),
+    screening: Screeners = [WEIGHTS / "screening-fp32.onnx"],  # noqa: B006 # typer copies it
+    out: Out = Path("runs/distil"),
     start: Annotated[list[Path] | None, _STARTS] = None,
-    reads: Annotated[
-        list[int] | None,
-        typer.Option(callback=_scales, help="Scale of a student's member in mm; default: 48."),
-    ] = None,
-    blocks: Annotated[
-        tuple[int, int, int],
-        typer.Option(help="Residual blocks at 1/2, 1/4 and 1/8; of a start with more, the first."),
-    ] = (2, 3, 3),
-    encoder: Annotated[
-        tuple[int, int],
-        typer.Option(
-            help="Channels and layers of the encoder; of a start with more, layers at equal "
-            "distances, the last among them."
-        ),
-    ] = (192, 4),
-    regions: Annotated[
-        Path, typer.Option(help="Folder of the regions and of the teachers' answers.")
-    ] = Path("runs/regions"),
-    count: Annotated[int, typer.Option(min=1, help="Regions to learn from.")] = 20000,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each student.")] = 500,
-    seeds: Annotated[int, typer.Option(min=1, help="Students of each arm.")] = 3,
-    arm: Annotated[
-        Literal["none", "single", "mean", "dynamic"] | None,
-        typer.Option(help="Soft target of the only students; default: each of the four."),
-    ] = None,
-    rate: Rate = 1e-3,
-    as_json: Json = False,
+    steps: Steps = 200,
+    resume: Resume = False,
+    rate: Rate = 5e-5,
+    seed: Seed = 0,
 ) -> None:
-    """Distil hybrids into a small one, the second reader; an interrupted comparison continues.
+    """Distil hybrids into the second reader, of the size that ships, by dynamic weights.
 
-    Students of no teacher, the best one, the mean of all, and dynamic weights are compared; one
-    --arm with many --steps makes the one that is exported.
+    Regions and the teachers' answers are kept beside the folder of the run.
     """
-    from models.distillation.compare import ARMS, Comparison, distil_tables
-    from models.networks.hybrid import HybridSpec
+    from models.distillation.distil import lessons_of, new_student, train_student
+    from models.training.runs import Run
 
-    if encoder[0] < 32 or encoder[0] % 32 or encoder[1] < 1:
-        raise typer.BadParameter(
-            f"--encoder {encoder[0]} {encoder[1]}, expected a multiple of 32, and a layer or more"
-        )
-    given = Comparison(
-        data, out, rate, tuple(start or ()), steps=steps,
-        screening=tuple(screening), teachers=tuple(teachers), regions=regions, count=count,
-        arms=(arm,) if arm else tuple(ARMS), seeds=seeds,
-        spec=HybridSpec(
-            reads=tuple(reads or (48,)), blocks=blocks, channels=encoder[0], depth=encoder[1]
-        ),
-    )  # fmt: skip
-    result = given.compare()
-    show_section(result, as_json, distil_tables(result))
+    run = Run(data, out, rate, tuple(start or ()), seed, steps, resume)
+    student = new_student(run)
+    train_student(run, student, lessons_of(run, screening, teachers))
 
 
 Qat = Annotated[
@@ -293,79 +210,22 @@ def int4(
 
 
 @app.command()
-def ranges(kind: Kind, data: Data, start: Starts, qat: Qat = None, as_json: Json = False) -> None:
-    """Measure INT8 against float on validation: min-max, percentile, and the registered file."""
-    from models.quantization.sensitivity import run_ranges, show_ranges
-
-    show_ranges(run_ranges(kind, data, start, qat), as_json)
-
-
-@app.command()
-def sensitivity(
-    kind: Kind, data: Data, start: Starts, qat: Qat = None, plot: Plot = None, as_json: Json = False
-) -> None:
-    """Measure each layer's sensitivity to INT8 and to INT4."""
-    from models.quantization.sensitivity import run_sensitivity, show_layers
-
-    show_layers(run_sensitivity(kind, data, start, qat), plot, as_json)
-
-
-FineTuning = Annotated[int, typer.Option(min=1, help="Steps of fine-tuning of each run.")]
-PruneSeed = Annotated[int, typer.Option(min=0, help="Seed of samples and of random masks.")]
-_SHARE = typer.Option(
-    min=1e-6,
-    max=0.999999,
-    help="Share of the parameters to prune; `compare`: default 0.2, 0.42, 0.6 and 0.8.",
-)
-
-
-@prune.command("compare")
-def prune_compare(
-    start: Start,
-    data: Data,
-    out: RunsOut,
-    steps: FineTuning = 100,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method and share.")] = 3,
-    way: Annotated[
-        list[str] | None, typer.Option(help="weights, channels or dynamic; default: all three.")
-    ] = None,
-    share: Annotated[list[float] | None, _SHARE] = None,
-    rate: Rate = 1e-4,
-    engine: Annotated[str, typer.Option(help="Engine to time.")] = "openvino",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed passes of each network.")] = 10,
-    as_json: Json = False,
-) -> None:
-    """Compare pruning methods and shares with a control; an interrupted comparison continues."""
-    from models.pruning.compare import CONTROL, METHODS, Cell, prune_table, run_compare
-    from models.training.runs import Run
-
-    known = [name for name in METHODS if name != CONTROL]
-    if unknown := set(way or ()) - set(known):
-        raise typer.BadParameter(f"--way {sorted(unknown)}, expected one of {sorted(known)}")
-    run = Run(data, out, rate, (start,))
-    cells = [Cell(method, one) for method in way or known for one in share or (0.2, 0.42, 0.6, 0.8)]
-    result = run_compare(run, cells, steps=steps, seeds=seeds, engine=engine, rounds=rounds)
-    show_section(result, as_json, prune_table(result))
-
-
-@prune.command("structured")
-def structured(
+def prune(
     start: Start,
     data: Data,
     out: Out,
-    share: Annotated[float, _SHARE] = 0.42,
-    steps: FineTuning = 100,
+    share: Annotated[
+        float, typer.Option(min=1e-6, max=0.999999, help="Share of the parameters to prune.")
+    ] = 0.42,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of fine-tuning.")] = 100,
     rate: Rate = 1e-4,
-    seed: PruneSeed = 0,
-    as_json: Json = False,
+    seed: Seed = 0,
 ) -> None:
     """Remove whole channels and fine-tune; train and export accept the weights as any others."""
-    from models.pruning.compare import run_structured
+    from models.pruning.channels import run_pruned
     from models.training.runs import Run
 
-    run = Run(data, out, rate, (start,), seed)
-    result = run_structured(run, share, steps)
-    show_section(result, as_json, json.dumps(result, indent=2))
+    typer.echo(json.dumps(run_pruned(Run(data, out, rate, (start,), seed, steps), share), indent=2))
 
 
 @app.command("fit")

@@ -74,7 +74,7 @@ def test_it_is_small_and_holds_programs_without_evaluation_training_and_float_we
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.partition("/")[0] for name in names} == PACKAGES
     inside = {name.split("/")[1] for name in names if name.startswith("models/")}
-    assert inside == {"__init__.py", "__main__.py", "markdown.py", "probe", "runtime", "weights"}
+    assert inside == {"__init__.py", "__main__.py", "probe", "runtime", "weights"}
     weights = {Path(name).name for name in names if name.endswith(".onnx")}
     assert weights == {a.path.name for a in every().values() if a.precision != "fp32"}
     tracked = subprocess.run(

@@ -25,11 +25,11 @@ from edge.access import UMASK, make_folder
 from edge.cli.output import ExitStatus
 from edge.findings import Route
 from edge.folders import exclusive
+from evaluation.markdown import Rows
 from evaluation.phantoms import prepare, whole_chest
 from evaluation.run import run_program
 from evaluation.world import START_S, Process, running
 from imaging.volume import Nodule
-from models.markdown import Rows
 from models.runtime.errors import MissingData
 from process.text import printable
 

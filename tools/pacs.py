@@ -25,10 +25,10 @@ from pydicom.sr.codedict import codes
 
 from edge.access import make_folder
 from evaluation.errors import MissingProgram, ServiceFailed
+from evaluation.markdown import Rows
 from evaluation.receiving.sender import send
 from evaluation.world import AGENT, Agent, free_ports, running, running_agent
 from imaging.dicom.arrival import arrived, files_of
-from models.markdown import Rows
 from models.runtime.errors import MissingData
 
 EXPECTED = frozenset({"SR", "SEG", "OT", "DOC"})

@@ -33,17 +33,9 @@ BATCHES = "batches"
 """The service that all but `SINGLE` are compared with, where gains are measured."""
 
 
-@dataclass
-class Gains:
-    """The figures of one service in each round.
-
-    ``per_s`` are ROIs a second at saturation; ``last_s`` and ``mean_s`` the seconds of the last
-    answer, and of the mean one, of a study that is alone.
-    """
-
-    per_s: list[float] = field(default_factory=list)
-    last_s: list[float] = field(default_factory=list)
-    mean_s: list[float] = field(default_factory=list)
+Gains = Sequence[tuple[float, float, float]]
+"""Of one service in each round: ROIs a second at saturation; of a study that is alone, the seconds
+of its last answer, and of the mean one."""
 
 
 def gains(started: Sequence[Service], plan: Plan, rois: int) -> dict[str, Any]:
@@ -59,18 +51,15 @@ def gains(started: Sequence[Service], plan: Plan, rois: int) -> dict[str, Any]:
     return {**about, "services": rows(found, engines)}
 
 
-async def _compare(started: Sequence[Service], plan: Plan, rois: int) -> dict[str, Gains]:
-    found = defaultdict[str, Gains](Gains)
+async def _compare(started: Sequence[Service], plan: Plan, rois: int) -> Mapping[str, Gains]:
+    found = defaultdict[str, list[tuple[float, float, float]]](list)
     for service in each([*started] * plan.rounds, "services"):
-        one = found[service.mode]
         async with service.connect(16) as edges:
             outcomes = await edges.saturate(rois, plan.span_s, budget_s=60.0, at_once=plan.at_once)
-            one.per_s.append(len(outcomes.in_time) / outcomes.span_s)
             alone = await edges.saturate(rois, plan.span_s / 2, budget_s=60.0, at_once=1)
-        last_s, mean_s = answer_times(alone, rois)
-        one.last_s.append(last_s)
-        one.mean_s.append(mean_s)
-    return dict(found)
+        per_s = len(outcomes.in_time) / outcomes.span_s
+        found[service.mode].append((per_s, *answer_times(alone, rois)))
+    return found
 
 
 def answer_times(outcomes: Outcomes, rois: int) -> tuple[float, float]:
@@ -87,22 +76,20 @@ def rows(figures: Mapping[str, Gains], engines: Mapping[str, str]) -> list[dict[
 
     ``added_ms`` is the time of the last answer over that of `BATCHES`.
     """
+    rounds = {name: np.array(gains).T for name, gains in figures.items()}
     found = []
-    for name, one in figures.items():
-        base = figures[SINGLE if name in (SINGLE, BATCHES) else BATCHES]
-        added_s = np.subtract(one.last_s, figures[BATCHES].last_s)
-        found.append(
-            {
-                "name": name,
-                "engine": engines[name],
-                "rois_per_s": float(np.median(one.per_s)),
-                "throughput_ratio": float(np.median(np.divide(one.per_s, base.per_s))),
-                "last_ms": float(np.median(one.last_s)) * 1e3,
-                "added_ms": float(np.median(added_s)) * 1e3,
-                "mean_ms": float(np.median(one.mean_s)) * 1e3,
-                "merging": float(np.median(np.divide(one.mean_s, one.last_s))) - 1.0,
-            }
-        )
+    for name, (per_s, last_s, mean_s) in rounds.items():
+        base = rounds[SINGLE if name in (SINGLE, BATCHES) else BATCHES]
+        medians = {
+            "rois_per_s": per_s,
+            "throughput_ratio": per_s / base[0],
+            "last_ms": 1e3 * last_s,
+            "added_ms": 1e3 * (last_s - rounds[BATCHES][1]),
+            "mean_ms": 1e3 * mean_s,
+            "merging": mean_s / last_s - 1.0,
+        }
+        taken = {key: float(np.median(values)) for key, values in medians.items()}
+        found.append({"name": name, "engine": engines[name], **taken})
     return found
 
 
@@ -167,11 +154,10 @@ SCENARIOS: Mapping[str, Scenario] = {
 
 def bars(result: Result) -> Iterator[Bar]:
     """Yield what is required of the cloud: goodput and wasted work, batches, or two replicas."""
-    where = result["where"]
     for run in result.get("runs", ()):
         if run["mode"] != "deadline":
             continue
-        load, what = run["load"], f"load {run['load']:g}, {where}"
+        load, what = run["load"], f"load {run['load']:g}, {result['where']}"
         if load >= BAR_LOAD:
             goodput = run["goodput_of_capacity"]
             yield Bar(f"{what}: answered in time", goodput, GOODPUT_BAR, "{:.0%} of capacity", True)
@@ -183,8 +169,7 @@ def bars(result: Result) -> Iterator[Bar]:
             yield Bar(f"{what}: stat not answered", run["stat_lost_share"], STAT_BARS[load], SHARE)
         yield Bar(f"{what}: accepted and dropped", run["dropped_share"], DROPPED_BAR, SHARE)
         yield Bar(f"{what}: late", run["late"], 0)
-        if run["refusal_p50_ms"] is not None:
-            median = run["refusal_p50_ms"]
+        if (median := run["refusal_p50_ms"]) is not None:
             yield Bar(f"{what}: median time to a refusal", median, REFUSAL_BAR_MS, "{:.1f} ms")
     if "admission_ms" in result:
         cost = result["admission_ms"]
@@ -195,14 +180,11 @@ def bars(result: Result) -> Iterator[Bar]:
         what = "two replicas at twice their capacity: answered in time"
         goodput, bar = result["goodput_of_capacity"], result["goodput_bar"]
         yield Bar(what, goodput, bar, "{:.0%} of capacity", least=True)
-        for one in result["faults"]:
-            wrong = one["late"] + one["unanswered"] + one["new_after"]
-            what = (
-                f"one replica ends by {one['fault']}, {one['times']} times: studies late, without"
-            )
-            yield Bar(
-                f"{what} an answer, or new to it", wrong, 0, shown=f"{wrong} of {one['studies']}"
-            )
+    for one in result.get("faults", ()):
+        wrong = one["late"] + one["unanswered"] + one["new_after"]
+        what = f"one replica ends by {one['fault']}, {one['times']} times: studies late, without"
+        shown = f"{wrong} of {one['studies']}"
+        yield Bar(f"{what} an answer, or new to it", wrong, 0, shown=shown)
 
 
 CAPACITY = Table(

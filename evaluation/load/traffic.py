@@ -7,7 +7,6 @@ send a study as a stream, as an edge does.
 import asyncio
 import contextlib
 import math
-import re
 import time
 import uuid
 from collections import Counter
@@ -278,11 +277,7 @@ async def _time_round_trip(call: Any, load: CloudLoad) -> None:
 
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """Return `LATE`, the class of an error of Overread, or a status with its details.
-
-    What stands in brackets, as the number of a request, is left out, so that equal reasons count
-    together.
-    """
+    """Return `LATE`, the class of an error of Overread, or a status with its details."""
     metadata: Any = error.trailing_metadata()  # pairs, though its type does not say so
     if error.details() == "Internal error from Core":
         return BROKEN_OFF
@@ -290,5 +285,4 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
         return from_status(error.code(), error.details(), metadata).kind
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return LATE
-    details = re.sub(r"\[.*?\]|\(.*?\)", "", error.details() or "")
-    return f"{error.code().name}: {' '.join(details.split())[:60]}"
+    return f"{error.code().name}: {error.details()}"

@@ -4,9 +4,10 @@ An error names the file and the line. A value that was misspelt would else be a 
 """
 
 import csv
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ UNKNOWN_MM = -1.0
 class Table:
     """The rows of one CSV file; ``lines`` are their line numbers, for messages.
 
-    Names of columns are in lower case, and given in any: a spreadsheet may change them.
+    Names of columns are in lower case, and given in any: a spreadsheet may change them. A method
+    raises `BadTable` for the first value that is not what it returns.
     """
 
     path: Path
@@ -34,36 +36,24 @@ class Table:
     lines: list[int]
 
     def text(self, column: str) -> list[str]:
-        """Return a column as text ``(n,)``.
-
-        Raises:
-            BadTable: a value is empty.
-        """
+        """Return a column as text ``(n,)``, none empty."""
         values = [row[column.lower()].strip() for row in self.rows]
-        for value, line in zip(values, self.lines, strict=True):
-            if not value:
-                raise BadTable(self.path, f"column {column!r} is empty", line)
+        self._check(values, bool, lambda _: f"column {column!r} is empty")
         return values
 
     def one_of(self, column: str, allowed: Collection[str]) -> list[str]:
-        """Return a column as lower-case text ``(n,)``.
-
-        Raises:
-            BadTable: a value is not ``allowed``.
-        """
+        """Return a column of ``allowed`` words as lower-case text ``(n,)``."""
         values = [row[column.lower()].strip().lower() for row in self.rows]
-        for value, line in zip(values, self.lines, strict=True):
-            if value not in allowed:
-                expected = ", ".join(one or "nothing" for one in allowed)
-                raise BadTable(self.path, f"{column} {value!r}, expected one of {expected}", line)
+        expected = ", ".join(one or "nothing" for one in allowed)
+        self._check(
+            values,
+            lambda value: value in allowed,
+            lambda value: f"{column} {value!r}, expected one of {expected}",
+        )
         return values
 
     def numbers(self, column: str, *, blank: float | None = None) -> FloatArray:
-        """Return a column as float64 ``(n,)``; an empty value becomes ``blank``, if given.
-
-        Raises:
-            BadTable: a value is not a finite number.
-        """
+        """Return finite numbers, float64 ``(n,)``; an empty value becomes ``blank``, if given."""
         values = np.empty(len(self.rows))
         for number, (row, line) in enumerate(zip(self.rows, self.lines, strict=True)):
             text = row[column.lower()].strip()
@@ -76,40 +66,38 @@ class Table:
         return values
 
     def whole(self, column: str) -> npt.NDArray[np.int64]:
-        """Return a column of whole numbers from 0 to a million ``(n,)``.
-
-        Raises:
-            BadTable: a value is none.
-        """
+        """Return whole numbers from 0 to a million ``(n,)``."""
         values = self.numbers(column)
-        for value, line in zip(values, self.lines, strict=True):
-            if not 0 <= value <= 1e6 or value != np.rint(value):
-                raise BadTable(self.path, f"{column} = {value:g}, expected 0, 1, 2 ...", line)
+        self._check(
+            values,
+            lambda value: 0 <= value <= 1e6 and value == np.rint(value),
+            lambda value: f"{column} = {value:g}, expected 0, 1, 2 ...",
+        )
         return values.astype(np.int64)
 
     def diameters(self, column: str = "diameter_mm") -> FloatArray:
-        """Return diameters in mm ``(n,)``; -1 where one is not known: empty, or -1.
-
-        Raises:
-            BadTable: another value is not one of `SIZES_MM`.
-        """
+        """Return diameters in mm ``(n,)``; -1 where one is not known: empty, or -1."""
         return self.within(column, *SIZES_MM, blank=UNKNOWN_MM)
 
     def within(
         self, column: str, least: float, most: float, *, blank: float | None = None
     ) -> FloatArray:
-        """Return numbers from ``least`` to ``most`` ``(n,)``, or ``blank``, also where it is empty.
-
-        Raises:
-            BadTable: a value is none of these.
-        """
+        """Return numbers from ``least`` to ``most`` ``(n,)``, or ``blank``, also for empty ones."""
         values = self.numbers(column, blank=blank)
-        for value, line in zip(values, self.lines, strict=True):
-            if not (least <= value <= most or value == blank or np.isnan(value)):
-                known = "; -1 if it is not known" if blank == UNKNOWN_MM else ""
-                reason = f"{column} = {value:g}, expected {least:g} to {most:g}{known}"
-                raise BadTable(self.path, reason, line)
+        known = "; -1 if it is not known" if blank == UNKNOWN_MM else ""
+        self._check(
+            values,
+            lambda value: least <= value <= most or value == blank or np.isnan(value),
+            lambda value: f"{column} = {value:g}, expected {least:g} to {most:g}{known}",
+        )
         return values
+
+    def _check(
+        self, values: Iterable[Any], fits: Callable[[Any], bool], reason: Callable[[Any], str]
+    ) -> None:
+        for value, line in zip(values, self.lines, strict=True):
+            if not fits(value):
+                raise BadTable(self.path, reason(value), line)
 
 
 def read_table(path: Path, required: tuple[str, ...]) -> Table:

@@ -87,23 +87,6 @@ def weigh(
     return np.asarray(raised / raised.sum(0))
 
 
-def best_of(teachers: Sequence[Teacher]) -> Teacher:
-    """Return the one with the least loss on the held-out regions."""
-    return min(teachers, key=lambda teacher: teacher.held_out_loss)
-
-
-def weights_of_arms(teachers: Sequence[Teacher], label: FloatArray) -> dict[str, FloatArray]:
-    """Return the weights of each way of teaching ``(teachers, n)``, NaN for none."""
-    logits, best = np.stack([teacher.logits for teacher in teachers]), best_of(teachers)
-    chosen = np.array([[float(teacher is best)] for teacher in teachers])
-    return {
-        "none": np.full_like(logits, np.nan),
-        "single": np.broadcast_to(chosen, logits.shape),
-        "mean": np.full_like(logits, 1 / len(logits)),
-        "dynamic": weigh(logits, label),
-    }
-
-
 def soft_target(teachers: Sequence[Teacher], weights: FloatArray, temperature: float) -> FloatArray:
     """Return the soft target of each region ``(n,)``; ``weights`` are ``(teachers, n)``."""
     logits = np.stack([teacher.logits for teacher in teachers])

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from models.probe.child import BOX, OTHERS, installed
+from models.probe.child import BOX
 from models.runtime import choice, hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.choice import REFERENCE, Way
@@ -55,9 +55,6 @@ def ways(artifact: Artifact, engines: Sequence[str], cores: int) -> Iterator[Way
                 yield Way(engine, threads, half=True)
         if artifact.kind == "hybrid" and on_cpu:
             yield from (Way(engine, cores, stages=count) for count in (2, 3))
-    if artifact.precision == "fp32":
-        named = OTHERS if artifact.kind == "screening" else ("torch",)
-        yield from (Way(name, cores) for name in named if installed(name))
 
 
 @contextmanager
@@ -126,7 +123,7 @@ def run_probe(
             way, answer = _measured(artifact, given, usual[artifact.kind], Path(scratch))
             row: dict[str, Any] = {}
             truth = truths.setdefault(artifact.name, answer)  # the reference is the first
-            if answer and way.engine != "monai":
+            if answer:
                 if truth:
                     way = replace(way, difference=choice.difference(answer, truth))
                 else:
@@ -137,7 +134,7 @@ def run_probe(
                     row["same"], row["of"] = _agreement(*pair)
             # bfloat16 without AMX gains little for what it changes: it is measured, and not taken
             exact_enough = hardware.fast_bf16() or not way.half
-            if way.fused and way.stages == 1 and way.engine not in OTHERS and exact_enough:
+            if way.fused and way.stages == 1 and exact_enough:
                 tried.setdefault(artifact, []).append(way)
             rows.append({"artifact": artifact.name, **asdict(way), **row, "chosen": False})
     for artifact, found in tried.items():

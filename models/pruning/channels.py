@@ -4,21 +4,32 @@ Channels that are added to each other go together. A group is a stage (its stem,
 blocks, what is added on the way back) or the inside of one residual block.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from rich.progress import track
+from torch import Tensor, nn
 
 from imaging.volume import FloatArray
 from models.networks.screening import DOWN, ScreeningNetwork, ScreeningSpec
-from models.pruning.masks import gradients
-from models.runtime.errors import ModelError
-from models.training.loop import Task
+from models.runtime.errors import ModelError, UnfitArtifact
+from models.training.loop import Task, fine_tune, save, terms_of
+from models.training.run_folder import LOG, WEIGHTS
+from models.training.runs import Run, trained_task
+from models.training.screening import ScreeningTask
 
 STAGES = ("half", "quarter", "eighth", "sixteenth")
 
 STEP = 16
 """Channels go in steps of this: INT8 kernels work in blocks of 16."""
+
+BATCHES = 32
+"""Batches that importance is averaged over."""
 
 _GROUPS = {
     "stem": ("half", ""),
@@ -39,6 +50,41 @@ class CannotPrune(ModelError):
     """The share of parameters cannot be removed; the message says how much can."""
 
 
+def run_pruned(run: Run, share: float) -> dict[str, Any]:
+    """Prune and fine-tune; `averaged.pt` in ``run.out`` starts runs as any other.
+
+    Returns what is left, and the figures on validation before and after fine-tuning.
+
+    Raises:
+        UnfitArtifact: the folder holds a run.
+    """
+    if any((run.out / name).exists() for name in (WEIGHTS, LOG)):
+        raise UnfitArtifact(f"{run.out}: it holds a run; expected a new folder")
+    task = without_channels(trained_task(run), share, run.seed)
+    before = task.evaluate(task.network.eval())
+    batches = task.batches(run.seed)
+    network = fine_tune(task.network, batches, task.losses, steps=run.steps, rate=run.rate)
+    save(network.state_dict(), run.out / WEIGHTS)
+    return {
+        "share": share,
+        "before": before,
+        "after": task.evaluate(network),
+        "weights": str(run.out / WEIGHTS),
+        "spec": asdict(ScreeningSpec.of(network.state_dict())),
+    }
+
+
+def without_channels(task: ScreeningTask, share: float, seed: int) -> ScreeningTask:
+    """Return the task on a smaller network: ``share`` of the parameters is gone.
+
+    Raises:
+        CannotPrune: that share cannot go.
+    """
+    assert isinstance(task.network, ScreeningNetwork)
+    keep = choose(task.network.state_dict(), channel_scores(task, BATCHES, seed), share)
+    return replace(task, network=cut(task.network, keep))
+
+
 def groups_of(name: str) -> tuple[str, str]:
     """Return the groups that a weight of that name writes to and reads from, empty if none."""
     # the first convolution of a block writes to its inside, the second reads it and writes to the
@@ -49,6 +95,11 @@ def groups_of(name: str) -> tuple[str, str]:
     if "first" in rest:
         return block, writes
     return (writes, block) if "second" in rest else (writes, reads)
+
+
+def stride_of(name: str) -> int:
+    """Return the voxels along an axis for each cell of the grid that a weight computes on."""
+    return _STRIDE.get(name.split(".")[0], 4)
 
 
 def widths(weights: Mapping[str, Tensor]) -> dict[str, int]:
@@ -89,7 +140,7 @@ def cost(weights: Mapping[str, Tensor], width: Mapping[str, int]) -> FloatArray:
         count = value.numel() / value.shape[0] * width.get(out, value.shape[0])
         if value.ndim > 1:
             count *= width.get(into, value.shape[1]) / value.shape[1]
-            work += count / _STRIDE.get(name.split(".")[0], 4) ** 3
+            work += count / stride_of(name) ** 3
         parameters += count
     return np.array([parameters, work])
 
@@ -126,6 +177,15 @@ def choose(
         width[min(left, key=ratio)] -= step
         now = cost(weights, width)
     return {group: rank[: width[group]].sort().values for group, rank in order.items()}
+
+
+def gradients(task: Task, count: int, seed: int = 0) -> Iterator[nn.Module]:
+    """Yield a copy of the task's network ``count`` times, each with the gradient of one batch."""
+    network = copy.deepcopy(task.network).train()
+    for batch in track(islice(task.batches(seed), count), "measuring importance", count):
+        network.zero_grad()
+        torch.stack(list(terms_of(task.losses, network, batch).values())).sum().backward()
+        yield network
 
 
 def channel_scores(task: Task, count: int, seed: int = 0) -> dict[str, Tensor]:

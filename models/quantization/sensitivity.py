@@ -1,11 +1,11 @@
-"""Difference of a quantised network from the float one: of each layer, and of each range method.
+"""Difference of a quantised network from the float one, with each layer rounded otherwise.
 
-Mixed precision is chosen by the report on the layers. The difference is the matching loss, which
-quantisation-aware training minimises too.
+Mixed precision is chosen by it. The difference is the matching loss, which quantisation-aware
+training minimises too.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.export.onnx import export_float
-from models.markdown import Rows, number, show_section
 from models.networks.hybrid import Answers
-from models.quantization.ptq import METHODS, calibration, quantize
+from models.quantization.ptq import calibration
 from models.quantization.simulation import Simulation, exact_weights
-from models.runtime.artifacts import every, find
+from models.runtime.artifacts import find
 from models.runtime.errors import UnfitArtifact
-from models.training.runs import load_weights, make_network
-
-SERIES = (("exact", "left exact", "o"), ("int8", "INT8", "."), ("int4", "INT4", "s"))
+from models.training.runs import load_weights
 
 
 @dataclass(frozen=True)
@@ -44,46 +41,6 @@ class Layer:
     exact: float
     int8: float
     int4: float
-
-
-def run_sensitivity(
-    kind: str, data: Path, start: Sequence[Path], qat: Path | None
-) -> list[dict[str, Any]]:
-    """Return every layer's report as JSON holds it."""
-    network = make_network(kind, start).eval()
-    simulation = trained_simulation(network, kind, qat)
-    layers = sensitivity(simulation, network, sensitivity_batches(data, kind))
-    return [{k: v for k, v in asdict(layer).items() if k != "name"} for layer in layers]
-
-
-def run_ranges(
-    kind: str, data: Path, start: Sequence[Path], qat: Path | None
-) -> list[dict[str, Any]]:
-    """Return the difference of INT8 from float on validation for each method to find ranges.
-
-    The last row is the registered file, if there is one: see `trained_simulation`.
-    """
-    network = make_network(kind, start).eval()
-    exact = export_float(network, kind)
-    weights = exact_weights(exact)
-    given, batches = list(calibration(kind, data)), sensitivity_batches(data, kind, "val")
-    with torch.no_grad():
-        wanted = [network(batch) for batch in batches]
-    # each method on the same batches, before any training
-    simulations = {
-        method: Simulation(quantize(exact, kind, given, method=method), weights).eval()
-        for method in METHODS
-    }
-    if qat is not None or f"{kind}-int8" in every():
-        simulations["registered"] = trained_simulation(network, kind, qat)
-    return [
-        {
-            "ranges": name,
-            **distance(one, batches, wanted),
-            "strongest": strongest(one, batches, wanted),
-        }
-        for name, one in simulations.items()
-    ]
 
 
 def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simulation:
@@ -156,22 +113,6 @@ def distance(
     return {name: sum(float(t[name]) for t in terms) / len(terms) for name in terms[0]}
 
 
-@torch.no_grad()
-def strongest(simulation: Simulation, batches: Sequence[Tensor], wanted: Sequence[Any]) -> float:
-    """Return the root mean square difference of each batch's highest nodule logit.
-
-    Ranges that cut off strong activations change it, which the mean over a map hides.
-    """
-    change = []
-    for batch, aim in zip(batches, wanted, strict=True):
-        one, other = (
-            (out[0] if isinstance(aim, Answers) else out[:, 0]).flatten()
-            for out in (simulation(batch), aim)
-        )
-        change.append((one - other)[other.argmax()])
-    return float(torch.stack(change).square().mean().sqrt())
-
-
 def match_loss(found: Any, wanted: Any) -> dict[str, Tensor]:
     """Return the terms of the difference, for screening maps or for a hybrid's `Answers`."""
     if isinstance(wanted, Answers):
@@ -207,49 +148,3 @@ def select_layers(layers: Sequence[Layer], size: int, max_bytes: int) -> list[st
         chosen.append(layer.name)
         size -= layer.parameters * (8 - 4) // 8
     return chosen
-
-
-def show_layers(rows: Sequence[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
-    """Print the rows of `run_sensitivity`, and draw them to ``plot``."""
-    if plot is not None:
-        _draw(rows, plot)
-    cells = [
-        [row["layer"], f"{row['parameters']:,}", *(number(row[key], 4) for key, *_ in SERIES)]
-        for row in rows
-    ]
-    table = Rows(["layer", "parameters", "exact", "INT8", "INT4"], cells)
-    show_section({"layers": rows}, as_json, table.markdown())
-
-
-def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    # matplotlib's objects: no window and no global state; sizes in inches of 100 pixels
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
-    figure = Figure(figsize=(9, 0.26 * len(rows) + 1.6), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    heights = range(len(rows))
-    for key, label, mark in SERIES:
-        axes.plot([row[key] for row in rows], heights, mark, label=label, alpha=0.8)
-    names = [f"{row['layer']}  {row['parameters']:,}" for row in rows]
-    axes.set_yticks(heights, names, fontsize="small")
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.set(xlabel="difference from the float network's answers", ylabel="layer and parameters")
-    axes.grid(axis="x", alpha=0.3)
-    # above the axes, where it hides no data
-    axes.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(SERIES), fontsize="small",
-        frameon=False,
-    )  # fmt: skip
-    figure.suptitle("One layer changed at a time")
-    figure.savefig(path, format="png")
-
-
-def show_ranges(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Print the rows of `run_ranges`."""
-    cells = [[v if isinstance(v, str) else number(v, 4) for v in row.values()] for row in rows]
-    show_section({"ranges": rows}, as_json, Rows(list(rows[0]), cells).markdown())

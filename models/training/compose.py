@@ -10,13 +10,11 @@ A fourth kind are crops of scans as they are. They hold nodules where the scans 
 insertions, see `models.training.insertions`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import product
-from pathlib import Path
 
-import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -37,11 +35,6 @@ from models.training.data import (
     zoom_factor,
     zoomed,
 )
-
-NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
-"""BGR of a circle around a nodule and around an ignored mark."""
-
-SCALE = 2
 
 SOLID = 4.0
 """The readers' mean texture from which on a nodule is solid."""
@@ -410,34 +403,3 @@ def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
     pad = [(int(a), int(b)) for a, b in zip(low - start, start + side - high, strict=True)]
     shift = np.array([*(p[0] for p in pad), 0])
     return inner.moved(lambda voxels: np.pad(voxels, pad), lambda marks: marks + shift)
-
-
-def draw_samples(path: Path, composer: Composer, columns: int, seed: int) -> None:
-    """Write ``columns`` samples of each composition as a PNG.
-
-    Each is shown by the axial slice that most nodules cross.
-    """
-    rng, rows = np.random.default_rng(seed), []
-    for name in ("mosaic", "scan", "planted", "ground"):
-        make: Callable[[np.random.Generator], Piece] = getattr(composer, name)
-        rows.append(np.hstack([_picture(make(rng), name) for _ in range(columns)]))
-    path.write_bytes(cv2.imencode(".png", np.vstack(rows))[1].tobytes())
-
-
-def _picture(sample: Piece, name: str) -> UInt8Array:
-    # the slice that most nodules cross, the middle one if there is none
-    depth = sample.voxels.shape[0]
-    away = np.abs(np.arange(depth)[:, None] - sample.nodules[:, 0])
-    crossing = (away < sample.nodules[:, 3] / 2).sum(1)
-    z = int(np.argmax(crossing)) if len(sample.nodules) else depth // 2
-    size = tuple(SCALE * n for n in sample.voxels.shape[:0:-1])
-    grey = cv2.resize(np.ascontiguousarray(sample.voxels[z]), size, interpolation=cv2.INTER_CUBIC)
-    tile = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
-    # circles of the nodules' diameters on the slice
-    for marks, colour in ((sample.ignored, IGNORED), (sample.nodules, NODULE)):
-        for away, y, x, diameter in marks - np.array([z, 0, 0, 0]):
-            if abs(away) <= max(diameter, 4) / 2:
-                centre = (round(SCALE * (x + 0.5)), round(SCALE * (y + 0.5)))
-                cv2.circle(tile, centre, round(SCALE * max(diameter, 4) / 2) + 2, colour, 1)
-    cv2.putText(tile, name, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
-    return np.asarray(np.pad(tile, ((0, 2), (0, 2), (0, 0)), constant_values=255), np.uint8)

@@ -150,6 +150,13 @@ def task_of(
     return screening_task(material, network)
 
 
+def trained_task(run: Run) -> ScreeningTask:
+    """Return the task that trains the run's start, a screening network, further."""
+    material = run.material()
+    network = make_screening(only(run.start))
+    return screening_task(material, ready(network, run.start, material))
+
+
 def screening_task(
     material: Material, network: nn.Module, *, trained: bool = True
 ) -> ScreeningTask:

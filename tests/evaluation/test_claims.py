@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from evaluation import claims
 from evaluation.__main__ import app
-from evaluation.claims import can_measure, in_rows, measure, read_figures
+from evaluation.claims import in_rows, lacking, measure, read_figures
 from models.__main__ import app as models_app
 
 
@@ -79,7 +79,8 @@ def test_a_claim_that_cannot_be_measured_keeps_what_there_was(
     assert "leaving out faults" in ended.output
     assert kept.read_text() == "{}"
     assert CliRunner().invoke(claims.app, ["--only", "nope"]).exit_code == 2
-    assert can_measure("overread-eval load")
+    assert not lacking("overread-eval load")
+    assert "runs/x/averaged.pt is not here" in lacking("overread-eval a --start runs/x/averaged.pt")
     assert len(started.lines) == 1
 
 

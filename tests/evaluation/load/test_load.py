@@ -12,7 +12,7 @@ import pytest
 
 from cloud.scheduling.arrivals import Rules
 from cloud.settings import load_settings
-from evaluation.load.load import ORDERS, SCENARIOS, Gains, answer_times, gains, load, rows
+from evaluation.load.load import ORDERS, SCENARIOS, answer_times, gains, load, rows
 from evaluation.load.overload import Plan, Run, fairness, figures
 from evaluation.load.services import EDF, pinned, services, split_cores
 from evaluation.load.traffic import LATE, Arrival, Edges, Outcome, Outcomes
@@ -80,9 +80,9 @@ def test_answers_that_come_early_are_compared_with_the_last() -> None:
     rois = [Outcome(0, False, took_s, 0.0) for took_s in (1.0, 2.0, 3.0)] * 2
     assert answer_times(Outcomes(rois=rois), 3) == (3.0, 2.0)
     found = {
-        "one at a time": Gains([10.0, 10.0], [4.0, 4.0], [2.0, 2.0]),
-        "batches": Gains([40.0, 50.0], [1.0, 1.0], [0.75, 0.75]),
-        "2 instances": Gains([80.0, 50.0], [0.75, 0.75], [0.5, 0.5]),
+        "one at a time": [(10.0, 4.0, 2.0)] * 2,
+        "batches": [(40.0, 1.0, 0.75), (50.0, 1.0, 0.75)],
+        "2 instances": [(80.0, 0.75, 0.5), (50.0, 0.75, 0.5)],
     }
     single, batches, two = rows(found, dict.fromkeys(found, "engine"))
     assert (single["throughput_ratio"], single["merging"]) == (1.0, -0.5)

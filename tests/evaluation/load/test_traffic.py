@@ -81,19 +81,6 @@ def test_saturation_keeps_the_service_busy(service: Service) -> None:
     assert len(outcomes.in_time) == len(outcomes.rois) >= 16
 
 
-@pytest.mark.parametrize(
-    ("details", "reason"),
-    [
-        ("[request id: 17] Exceeds maximum queue size", "UNAVAILABLE: Exceeds maximum queue size"),
-        ("dropped (queued=48)", "UNAVAILABLE: dropped"),
-    ],
-)
-def test_reasons_that_differ_in_brackets_count_together(details: str, reason: str) -> None:
-    empty = grpc.aio.Metadata()
-    error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, empty, empty, details)
-    assert reason_of(error) == reason
-
-
 def test_an_error_of_overread_has_its_class() -> None:
     code, details, metadata = to_status(DeadlineUnmeetable("no"))
     pairs = grpc.aio.Metadata(*metadata)

@@ -1,14 +1,7 @@
 import numpy as np
 import pytest
 
-from models.distillation.teachers import (
-    Teacher,
-    calibrated,
-    soft_target,
-    temperature_of,
-    weigh,
-    weights_of_arms,
-)
+from models.distillation.teachers import calibrated, temperature_of, weigh
 
 
 def test_the_weights_of_each_sample_add_up_to_one() -> None:
@@ -43,24 +36,6 @@ def test_the_one_that_stands_alone_counts_less() -> None:
     logits = np.array([[2.0], [2.0], [-2.0]])
     weights = weigh(logits, np.array([1.0]), confidence=0, correct=0)
     assert weights[0] == weights[1] > weights[2]
-
-
-def teacher(held_out_loss: float, *logits: float) -> Teacher:
-    return Teacher(1.0, np.array(logits), held_out_loss)
-
-
-def test_the_weights_are_all_that_arms_differ_in() -> None:
-    """They add up to 1 in each region; the best single teacher is that of the least loss."""
-    teachers = [teacher(0.3, 8.0, -8.0), teacher(0.2, 0.0, 0.0)]
-    weights = weights_of_arms(teachers, np.array([1.0, 0.0]))
-    targets = {arm: soft_target(teachers, of, 2.0) for arm, of in weights.items()}
-    assert np.isnan(targets["none"]).all()
-    assert targets["single"] == pytest.approx([0.5, 0.5])
-    assert targets["mean"] == pytest.approx([0.741, 0.259], abs=1e-3)
-    assert all(of.sum(0) == pytest.approx([1, 1]) for arm, of in weights.items() if arm != "none")
-    np.testing.assert_array_equal(weights["dynamic"], weigh(np.array([[8.0, -8], [0, 0]]),
-                                                            np.array([1.0, 0.0])))  # fmt: skip
-    assert 0.741 < targets["dynamic"][0] < 0.982
 
 
 def test_teachers_are_judged_and_calibrated_on_the_held_out_regions() -> None:

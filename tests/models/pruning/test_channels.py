@@ -1,9 +1,33 @@
+import math
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
 
+from evaluation.timing.network import BOX
+from evaluation.training.pruning import multiply_adds, parameters_left, weight_scores
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.pruning.channels import CannotPrune, choose, cost, cut, groups_of, is_gate, widths
-from models.pruning.compare import multiply_adds, parameters_left
+from models.pruning import channels
+from models.pruning.channels import (
+    CannotPrune,
+    channel_scores,
+    choose,
+    cost,
+    cut,
+    groups_of,
+    is_gate,
+    run_pruned,
+    widths,
+)
+from models.runtime.errors import UnfitArtifact
+from models.training import runs
+from models.training.compose import Composer
+from models.training.data import Noise
+from models.training.runs import Run, make_screening
+from models.training.screening import ScreeningTask
+from tests.models.small_networks import SmallTask
+from tests.models.training.test_data import ball, even
 
 SPEC = ScreeningSpec((8, 8, 16, 16), (1, 2, 1))
 
@@ -83,4 +107,56 @@ def test_the_cost_that_choices_go_by_is_the_networks(network: ScreeningNetwork) 
     parameters, multiply = cost(weights, widths(weights))
     assert parameters == parameters_left(network)
     less_training_head = multiply - 8 / 64
-    assert less_training_head * 64**3 == pytest.approx(multiply_adds(network.float(), (64, 64, 64)))
+    assert less_training_head * math.prod(BOX) == pytest.approx(multiply_adds(network))
+
+
+def test_shut_channels_and_their_weights_do_not_matter() -> None:
+    """A channel inside a block that nothing gets through, and a shut one of a stage."""
+    torch.manual_seed(0)
+    task = SmallTask(
+        ScreeningNetwork(ScreeningSpec((4, 8, 8, 8), (1, 1, 1))),
+        lambda generator: {"voxels": torch.rand(2, 1, 32, 32, 32, generator=generator)},
+        lambda network, batch: network(batch["voxels"]).float().square().mean(),
+    )
+    parts = dict(task.network.named_modules())
+    with torch.no_grad():
+        for part, channel in (("down8.1.first.1", 3), ("down8.0.1", 5), ("down8.1.second.1", 5)):
+            parts[part].weight[channel] = parts[part].bias[channel] = 0
+        parts["lateral8"].weight[5] = parts["lateral8"].bias[5] = 0
+    before = {name: value.clone() for name, value in task.network.state_dict().items()}
+    weights, scores = weight_scores(task, 2), channel_scores(task, 1)
+    assert all(torch.equal(v, before[n]) for n, v in task.network.state_dict().items())
+    assert not weights["down8.1.first.0.weight"][3].any()
+    assert weights["down8.1.first.0.weight"][0].any()
+    assert {group: len(score) for group, score in scores.items()} == widths(before)
+    assert scores["down8.1"][3] == scores["eighth"][5] == 0
+    assert int((scores["eighth"] > 0).sum()) == 7
+    assert float(scores["quarter"].max()) > 0
+
+
+def small_task() -> ScreeningTask:
+    """Two cubes and an even lung for a network of a few channels."""
+    torch.manual_seed(0)
+    network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 32), (1, 1, 1)))
+    cubes = [ball((48, 48, 48), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0)]
+    scan = even((64, 64, 64))
+    composer = Composer(cubes, [scan], side=48, noise=Noise(48, 0))
+    return ScreeningTask(composer, cubes, [scan], network, batch=2, workers=0)
+
+
+def test_a_pruned_network_is_fine_tuned_and_starts_a_run_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "BATCHES", 1)
+    monkeypatch.setattr(runs, "screening_task", lambda *_: small_task())
+    monkeypatch.setattr(Run, "material", lambda _: None)
+    start = tmp_path / "start.pt"
+    torch.save(small_task().network.state_dict(), start)
+    run = Run(tmp_path, tmp_path / "out", 1e-3, (start,), steps=2)
+    found = run_pruned(run, 0.42)
+    smaller = make_screening(run.out / "averaged.pt")
+    assert asdict(ScreeningSpec.of(smaller.state_dict())) == found["spec"]
+    assert parameters_left(smaller) < 0.6 * parameters_left(make_screening(start))
+    assert {"cpm", "at_8"} <= found["before"].keys() == found["after"].keys()
+    with pytest.raises(UnfitArtifact, match="it holds a run; expected a new folder"):
+        run_pruned(run, 0.42)

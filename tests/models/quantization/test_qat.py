@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from evaluation.training import quantization
+from evaluation.training.commands import quantization as command
 from models.__main__ import app
 from models.cli import Method
 from models.export.manifest import UNFITTED, amend, method_of, register, training_of
@@ -22,7 +24,7 @@ from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization import ptq, qat, sensitivity
 from models.quantization.ptq import METHODS, quantize, run_export
 from models.quantization.qat import STAGES, lower_in_stages, run_int4, run_qat
-from models.quantization.sensitivity import run_ranges, run_sensitivity, show_layers, show_ranges
+from models.quantization.sensitivity import trained_simulation
 from models.quantization.simulation import Simulation, exact_weights
 from models.runtime.artifacts import every, find
 from models.runtime.errors import DamagedArtifact, NoWeights, UnfitArtifact
@@ -95,11 +97,11 @@ def shelf_in(folder: Path) -> Iterator[None]:
 
     entered, found = partial(register, folder=folder), partial(find, folder=folder)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (ptq, qat, sensitivity):
+        for module in (ptq, qat, sensitivity, quantization):
             patch.setattr(module, "calibration", batches)
-            patch.setattr(module, "register", entered, raising=module is not sensitivity)
-            patch.setattr(module, "find", found, raising=module is not ptq)
-        patch.setattr(sensitivity, "every", lambda where=folder: every(where))
+            patch.setattr(module, "register", entered, raising=False)
+            patch.setattr(module, "find", found, raising=False)
+        patch.setattr(quantization, "every", lambda where=folder: every(where))
         patch.setattr(qat, "task_of", lambda network, *_: picture_task(network))
         nothing = Cubes((), ("LIDC-IDRI-0001",), np.zeros(0), np.zeros(0))
         patch.setattr(Run, "material", lambda _: Material(nothing, (), (), ()))
@@ -190,32 +192,23 @@ def test_a_rounding_that_stands_for_a_relu_stays() -> None:
     assert float(np.abs(found - wanted).mean()) < 0.03
 
 
-def test_ranges_compare_every_method_and_the_registered_file(
-    trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("shelf")
+def test_a_report_compares_every_method_the_registered_file_and_every_layer(
+    trained: Path, start: Path, tmp_path: Path
 ) -> None:
-    rows = run_ranges("screening", shelf, [start], trained)
+    found = command.measure("screening", tmp_path, [start], trained)
+    rows, layers = found["ranges"], found["layers"]
     assert [row["ranges"] for row in rows] == [*METHODS, "registered"]
     assert all(row[term] > 0 for row in rows for term in ("heat", "place", "strongest"))
-    *methods, filed = run_ranges("screening", shelf, [start], None)
+    *methods, filed = quantization.ranges(make_screening(start).eval(), "screening", tmp_path, None)
     assert methods == rows[:-1]
     assert filed["heat"] == pytest.approx(rows[-1]["heat"], rel=0.05)
-    show_ranges(rows, as_json=True)
-    assert json.loads(capsys.readouterr().out) == {"ranges": rows}
-
-
-def test_sensitivity_lists_every_layer(
-    trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = run_sensitivity("screening", shelf, [start], trained)
-    layers = {row["layer"] for row in rows}
-    assert {"stem.0", "down4.1.first.0", "head"} <= layers
-    assert len(layers) == len(rows)
-    assert max(row["int4"] for row in rows) > max(row["int8"] for row in rows)
-    show_layers(rows, shelf / "report.png", as_json=True)
-    assert json.loads(capsys.readouterr().out) == {"layers": rows}
-    assert (shelf / "report.png").read_bytes().startswith(b"\x89PNG")
-    show_layers(rows, None, as_json=False)
-    assert "stem.0" in capsys.readouterr().out
+    assert {"stem.0", "down4.1.first.0", "head"} <= {row["layer"] for row in layers}
+    assert len({row["layer"] for row in layers}) == len(layers)
+    assert max(row["int4"] for row in layers) > max(row["int8"] for row in layers)
+    shown = [part.markdown() for part in command.parts(found) if not isinstance(part, str)]
+    assert "| ranges | heat | place | strongest |" in shown[0]
+    assert "| stem.0 |" in shown[1]
 
 
 def test_another_network_and_another_run_are_refused(
@@ -225,9 +218,9 @@ def test_another_network_and_another_run_are_refused(
     other = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
     torch.save(other.state_dict(), tmp_path / "other.pt")
     with pytest.raises(UnfitArtifact, match=r"not of the network that --start gives$"):
-        run_sensitivity("screening", shelf, [tmp_path / "other.pt"], None)
+        trained_simulation(other.eval(), "screening", None)
     with pytest.raises(UnfitArtifact, match="not of the run that made screening-int8"):
-        run_sensitivity("screening", shelf, [start], start)  # the float network's weights
+        trained_simulation(make_screening(start), "screening", start)  # the float network's weights
     before = (shelf / "manifest.toml").read_bytes()
     with pytest.raises(UnfitArtifact, match="screening-fp32 is not the network that --start gives"):
         run_qat(asked((tmp_path / "other.pt",), tmp_path / "run"), "screening", [], "minmax")
@@ -341,6 +334,6 @@ def test_a_run_that_began_from_another_counts_with_it(tmp_path: Path) -> None:
 
 def test_the_methods_that_can_be_typed_are_those_that_there_are() -> None:
     assert get_args(get_args(Method)[0]) == tuple(METHODS)
-    result = CliRunner().invoke(app, ["ranges", "magic", "--data", "x", "--start", "y"])
+    result = CliRunner().invoke(app, ["qat", "magic", "--data", "x", "--start", "y"])
     assert result.exit_code == 2
     assert "magic" in result.stderr

@@ -1,22 +1,12 @@
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from models.training import compose
-from models.training.compose import (
-    NODULE,
-    Composer,
-    draw_samples,
-    ended,
-    implanted,
-    odds_of,
-    with_block,
-)
+from models.training.compose import Composer, ended, implanted, odds_of, with_block
 from models.training.data import NONE, Cubes, Noise, Piece
 from tests.models.training.test_data import ball, even
 
@@ -140,16 +130,6 @@ def test_an_implant_takes_on_the_density_and_the_noise_of_its_host(
     assert len(lung_around) > 500
     assert lung_around.mean() == pytest.approx(45, abs=2.5)
     assert lung_around.std() == pytest.approx(host_noise, rel=0.4, abs=1)
-
-
-def test_the_sheet_shows_every_composition_with_its_nodules(tmp_path: Path) -> None:
-    draw_samples(tmp_path / "sheet", composer(), columns=2, seed=1)
-    sheet = cv2.imread(str(tmp_path / "sheet"))
-    assert sheet is not None
-    assert sheet.shape == (4 * 130, 2 * 130, 3)
-    assert (sheet == NODULE).all(-1).any()
-    for row in np.split(sheet, 4):
-        assert row.std() > 10
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.runtime.errors import DamagedArtifact, ModelFailed, NoWeights, UnfitArtifact
-from models.training.curve import curve_table, draw_curve, learning_curve
+from models.runtime.errors import DamagedArtifact, ModelFailed, UnfitArtifact
 from models.training.data import Batch
 from models.training.loop import Plan, train
+from models.training.run_folder import read_log
 from tests.models.small_networks import SmallTask, square_error
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_or_one_of_another_network_is_named(tmp_path: Path)
         text = log.splitlines()[0] + "\n" + damaged_line + "\n"
         (tmp_path / "log.jsonl").write_bytes(text.encode("latin-1"))
         with pytest.raises(DamagedArtifact, match=r"log\.jsonl, line 2: is no round of a run"):
-            learning_curve([tmp_path], "cpm")
+            read_log(tmp_path)
 
 
 def test_a_finished_run_that_lost_a_file_is_not_taken_for_whole(tmp_path: Path) -> None:
@@ -200,25 +200,3 @@ def test_a_run_without_a_finite_gradient_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelFailed, match="no gradient of a round was finite; lower the rate"):
         train(task, Plan(tmp_path, steps=20))
     assert not (tmp_path / "averaged.pt").exists()
-
-
-def test_a_learning_curve_says_what_the_last_rounds_gained(tmp_path: Path) -> None:
-    rising = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.74, 0.76]
-    for name, values in {"a": rising, "b": [0.6], "c": [0.6, 0.7]}.items():
-        (tmp_path / name).mkdir()
-        lines = [
-            json.dumps({"steps": 10 * i, "core_hours": 0.5 * i, "cpm": value})
-            for i, value in enumerate(values, 1)
-        ]
-        (tmp_path / name / "log.jsonl").write_text("\n".join(lines))
-    found = learning_curve([tmp_path / name for name in "abc"], "cpm")
-    first, second, third = found["runs"]
-    assert first["gain"] == pytest.approx(0.075)
-    assert first["rounds"][1] == {"steps": 20, "core_hours": 1.0, "value": 0.3}
-    assert second["gain"] is None
-    assert (third["gain"], third["sd"]) == (pytest.approx(0.1), None)
-    assert "| a | 80 | 4.00 | 0.760 | 0.075 (sd 0.010) |" in curve_table(found)
-    draw_curve(found, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(NoWeights, match="no round with recall"):
-        learning_curve([tmp_path / "a"], "recall")

@@ -3,26 +3,20 @@
 import numpy as np
 import pytest
 
-from models.comparison import UNSEEN, Scores, figures, gained, points
-
-
-def scores(found: list[float], false_positives: list[float]) -> Scores:
-    return {"found": found, "false_positives": false_positives}
+from evaluation.training.comparison import cpm, gained, points, ranks
 
 
 def test_figures_are_of_equal_context() -> None:
     """Three of six nodules rank above every false positive, the others below all."""
-    found = figures(scores([5.0, 5, 5, 0, 0, 0], [1.0, 2, 3, 4]), scans=1)
-    assert [found[f"at_{rate}"] for rate in (1, 2, 4)] == [0.5, 0.5, 1.0]
-    assert found["cpm"] == pytest.approx((5 * 0.5 + 2) / 7)
+    found = ranks(np.array([5.0, 5, 5, 0, 0, 0]), np.array([1.0, 2, 3, 4]), 1)
+    assert found == [7, 7, 7, 2, 2, 2]  # the latter at 4 and 8 false positives a scan
+    assert cpm(np.array(found)) == pytest.approx((5 * 0.5 + 2) / 7)
 
 
 def test_a_nodule_without_a_peak_is_found_at_no_rate() -> None:
     """Even if there are fewer false positives than the rate allows."""
-    unseen, seen = scores([UNSEEN], [1.0]), scores([0.0], [1.0])
-    assert figures(unseen, 1)["at_8"] == 0
-    assert figures(seen, 1)["at_8"] == 1
-    assert gained([seen], [unseen], ["a"], 1)["at_8"]["value"] == 100
+    assert ranks(np.array([-np.inf, 0.0]), np.array([1.0]), 1) == [0, 4]
+    assert gained(np.array([[7]]), np.array([[0]]), ["a"])["value"] == 100
 
 
 def test_an_interval_is_by_patient() -> None:
@@ -50,14 +44,9 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 def test_a_better_student_gains_and_the_interval_holds_the_gain() -> None:
-    """Three of six nodules rank above every false positive; ``shift`` lifts the others."""
-
-    def student(shift: float) -> Scores:
-        return {"found": [5.0, 5, 5, shift, shift, shift], "false_positives": [1.0, 2, 3, 4]}
-
     patients = ["a", "a", "b", "c", "d", "d"]
-    better = [student(5.0), student(5.0), student(0.0)]
-    found = gained(better, [student(0.0)] * 3, patients, 1)
-    assert found["at_1"]["value"] == pytest.approx(100 * 0.5 * 2 / 3)
-    assert 0 <= found["at_1"]["low"] < found["at_1"]["value"] < found["at_1"]["high"] <= 100
-    assert gained(better, better, patients, 1)["cpm"]["value"] == 0
+    better = np.array([[7] * 6, [7] * 6, [7, 7, 7, 2, 2, 2]])
+    found = gained(better, better[2:], patients)
+    assert found["value"] == pytest.approx(100 * 2 / 3 * 0.5 * 5 / 7)
+    assert 0 <= found["low"] < found["value"] < found["high"] <= 100
+    assert gained(better, better, patients)["value"] == 0

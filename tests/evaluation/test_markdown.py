@@ -1,4 +1,4 @@
-from models.markdown import Rows, interval, number, percent, percents, points
+from evaluation.markdown import Rows, interval, number, percent, percents, points
 
 POINT = {"value": 0.9162, "low": 0.85, "high": None}
 

@@ -1,18 +1,18 @@
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from models.distillation import compare
-from models.distillation.compare import ARMS, VIEWS, Comparison, distil_tables
+from models.distillation import distil
+from models.distillation.distil import Lessons, lessons_of, new_student, train_student
 from models.distillation.regions import answers_of, make_chunks, packed, region_of, values_of
 from models.distillation.student import StudentTask, Teaching, student_loss, varied
 from models.networks.hybrid import Answers, HybridNetwork
@@ -30,89 +30,40 @@ SMALL = replace(TINY_HYBRID, reads=(48,))
 TEACHING = Teaching(batch=3, workers=0)
 
 
-@pytest.fixture
-def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
-    """Two teachers and students of two steps; two cubes and one lung, whose samples are small."""
+def small(folder: Path, patch: pytest.MonkeyPatch) -> tuple[Run, Callable[[], Lessons]]:
+    """A run of two steps, and lessons of two teachers: two cubes and one lung of small samples."""
     cubes = tuple(ball((50, 50, 50), (24.5, 24.5, 24.5), d) for d in (8.0, 12.0))
     held = Cubes(cubes, ("a", "b"), np.zeros(2), np.zeros(2))
     scan = even((52, 52, 48))
     scan.voxels[20:26, 30:36, 24:30] = 220
     marked = replace(scan, nodules=np.array([[22.5, 32.5, 26.5, 6]]), name="c")
-    monkeypatch.setattr(Run, "material", lambda _: Material(held, (scan,), cubes, (marked,)))
-    monkeypatch.setattr(compare, "make_screening", lambda _: BrightHeat())
-    monkeypatch.setattr(compare, "region_drawer", lambda *_: drawer())
-    monkeypatch.setattr(compare, "load_cubes", lambda *_: held)
-    paths = tuple(tmp_path / name / "averaged.pt" for name in ("x", "y"))
+    patch.setattr(Run, "material", lambda _: Material(held, (scan,), cubes, (marked,)))
+    patch.setattr(distil, "make_screening", lambda _: BrightHeat())
+    patch.setattr(distil, "region_drawer", lambda *_: drawer())
+    paths = [folder / name / "averaged.pt" for name in ("x", "y")]
     for seed, path in enumerate(paths):
         torch.manual_seed(seed)
         path.parent.mkdir()
         torch.save(HybridNetwork(TINY_HYBRID).state_dict(), path)
-    return Comparison(
-        tmp_path, tmp_path / "out", 1e-3, (), steps=2, screening=paths[:1],
-        teachers=paths, regions=tmp_path / "regions", count=5, seeds=2, spec=SMALL,
-        teaching=TEACHING, chunk=4,
-    )  # fmt: skip
+    run = Run(folder, folder / "out", 1e-3, (), steps=2)
+    return run, partial(lessons_of, run, paths[:1], paths, count=5, size=4)
 
 
-def test_a_comparison_that_was_stopped_continues_and_a_finished_one_is_only_read(
-    given: Comparison, monkeypatch: pytest.MonkeyPatch
+def test_a_student_goes_on_as_any_run_and_tells_its_teachers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its figures are those of one that was not; students of another loss there are refused."""
-    whole = given.compare()
-    assert tuple(whole["arms"]) == tuple(ARMS)
-    assert all(len(views["both"]["seeds"]) == 2 for views in whole["arms"].values())
-    teachers = whole["teachers"]
-    assert [one["name"] for one in teachers] == [*map(str, given.teachers), "mean logit"]
-    assert sum(one["weight"] for one in teachers[:2]) == pytest.approx(1)
-    assert sum(one["best"] for one in teachers) == 1
-    assert {over: len(arms) for over, arms in whole["gained"].items()} == {
-        "no teacher": 3, "best teacher": 4, "mean logit": 4
-    }  # fmt: skip
-    assert 3 * whole["multiply_adds"] > teachers[0]["multiply_adds"] > whole["multiply_adds"]
-    assert (whole["regions"]["learnt"], whole["regions"]["held_out"]) == (8, 4)
-    assert 0 < whole["regions"]["with_nodule"] < whole["regions"]["taught"] <= 8
-    json.dumps(whole, allow_nan=False)
-    table = distil_tables(whole)
-    assert all(title in table for title in (*ARMS.values(), *VIEWS.values()))
-    stopped, calls = replace(given, out=given.data / "stopped"), count()
-
-    def once(*args: Any) -> nn.Module:
-        assert next(calls) < 5
-        return train(*args)
-
-    monkeypatch.setattr(compare, "train", once)
-    with pytest.raises(AssertionError):
-        stopped.compare()
-    monkeypatch.setattr(compare, "train", train)
-    assert replace(stopped).compare() == whole
-    with monkeypatch.context() as finished:
-        for name in ("train", "make_chunks", "validation_of"):
-            finished.setattr(compare, name, lambda *_: pytest.fail("done before"))
-        assert replace(given).compare() == whole
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: begun with another weight; expected"):
-        replace(given, teaching=replace(given.teaching, weight=0.9)).compare()
-    with pytest.raises(UnfitArtifact, match=r"plan\.json: begun with another seed"):
-        replace(given, out=given.data / "new", seed=7).compare()
-    torch.save({}, given.data / "screening.pt")
-    with pytest.raises(UnfitArtifact, match=r"screening\.pt: no weights of a hybrid"):
-        replace(given, out=given.data / "no", teachers=(given.data / "screening.pt",)).compare()
-    assert not (given.data / "no").exists()
-
-
-def test_a_student_goes_on_as_any_run_and_tells_its_teachers(given: Comparison) -> None:
-    whole = replace(given, arms=("dynamic",), seeds=1).compare()
-    folder = given.out / "dynamic-0"
-    line = json.loads((folder / "log.jsonl").read_text())
+    run, make = small(tmp_path, monkeypatch)
+    lessons = make()
+    first = train_student(run, new_student(run, SMALL), lessons, teaching=TEACHING)
+    line = json.loads((run.out / "log.jsonl").read_text())
     assert (line["steps"], line["arm"], line["patients"]) == (2, "dynamic weights", 2)
-    assert line["teachers"] == list(map(str, given.teachers))
+    assert line["teachers"] == list(map(str, lessons.paths))
     assert {"loss_nodule", "loss_soft", "alone", "both"} <= set(line)
-    again = replace(
-        given, arms=("none",), seeds=1, start=given.teachers[1:], out=given.data / "next"
-    )
-    found = again.compare()
-    assert tuple(found["arms"]) == ("none",)
-    assert json.loads((again.out / "none-0" / "log.jsonl").read_text())["teachers"] == []
-    assert found["multiply_adds"] == whole["multiply_adds"]  # of the three members the one of 48 mm
+    # of the three members of a start the one of 48 mm
+    begun = new_student(replace(run, start=tuple(lessons.paths[1:])), SMALL)
+    assert [p.shape for p in begun.parameters()] == [p.shape for p in first.parameters()]
+    with pytest.raises(UnfitArtifact, match=r"regions/plan\.json: begun with another miner"):
+        lessons_of(run, lessons.paths[:1], lessons.paths[::-1], size=4)
 
 
 @pytest.fixture(scope="module")
