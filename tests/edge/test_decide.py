@@ -33,11 +33,10 @@ def test_most_valuable_candidates_are_sent_first() -> None:
     assert [plan.decisions[i].candidate.score for i in plan.send] == [0.51, 0.45, 0.85, 0.12]
 
 
-def test_value_is_the_expected_cost_without_a_second_reading() -> None:
+@pytest.mark.parametrize(("score", "value"), [(0.2, 0.2 * 0.5), (0.8, 0.2 * 0.5), (0.5, 0.25)])
+def test_value_is_the_expected_cost_without_a_second_reading(score: float, value: float) -> None:
     """The value is s(1-t) below the threshold t and (1-s)t above, greatest at t itself."""
-    assert value_of_second_reading(0.2, THRESHOLDS) == pytest.approx(0.2 * 0.5)
-    assert value_of_second_reading(0.8, THRESHOLDS) == pytest.approx(0.2 * 0.5)
-    assert value_of_second_reading(0.5, THRESHOLDS) == pytest.approx(0.25)
+    assert value_of_second_reading(score, THRESHOLDS) == pytest.approx(value)
 
 
 TEN_A_SECOND = LinkEstimate.steady(Pace(0.1, 1e9, 1e9, queue_s=0.0, roi_s=0.1))
@@ -105,30 +104,26 @@ def test_a_hopeless_link_gets_one_candidate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("changed", "says"),
     [
-        ({}, "thresholds = None"),
-        ({"thresholds": {"possible": 0.1, "dismiss": 0.1, "report": 0.9}}, "finding = None"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "finding": "half"}}, "finding = 'half'"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "finding": float("nan")}}, "finding = nan"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "report": 99}}, "report = 99 must be a prob"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "dismiss": -0.1}}, "dismiss = -0.1 must be"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "possible": 10**400}}, "possible = 10+ must be"),
-        ({"thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.6}}, "possible = None"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "possible": True}}, "possible = True"),
-        (
-            {"thresholds": {**THRESHOLDS.__dict__, "possible": 0.7}},
-            "possible 0.7 is above finding 0.5",
-        ),
-        (
-            {"thresholds": {**THRESHOLDS.__dict__, "dismiss": 0.95}},
-            "dismiss 0.95 is above report 0.9",
-        ),
+        (None, "thresholds = None"),
+        ({"finding": None}, "finding = None"),
+        ({"finding": "half"}, "finding = 'half'"),
+        ({"finding": float("nan")}, "finding = nan"),
+        ({"report": 99}, "report = 99 must be a prob"),
+        ({"dismiss": -0.1}, "dismiss = -0.1 must be"),
+        ({"possible": 10**400}, "possible = 10+ must be"),
+        ({"possible": None}, "possible = None"),
+        ({"possible": True}, "possible = True"),
+        ({"possible": 0.7}, "possible 0.7 is above finding 0.5"),
+        ({"dismiss": 0.95}, "dismiss 0.95 is above report 0.9"),
     ],
 )
-def test_unfit_manifest_is_refused(settings: dict[str, object], says: str) -> None:
+def test_unfit_manifest_is_refused(changed: dict[str, object] | None, says: str) -> None:
+    table = {**vars(THRESHOLDS), **(changed or {})}
+    stated = {name: value for name, value in table.items() if value is not None}
     with pytest.raises(UnfitModel, match=says):
-        Thresholds.from_manifest(settings)
+        Thresholds.from_manifest({} if changed is None else {"thresholds": stated})
 
 
 def test_thresholds_come_from_the_manifest() -> None:

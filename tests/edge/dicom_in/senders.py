@@ -199,10 +199,9 @@ def by_dicom(port: Port, *instances: Dataset | bytes, **how: Any) -> list[int]:
 
 
 def begin_by_dicom(port: Port, image: Dataset) -> Callable[[], None]:
-    association = associate(port)
-    fields = {"AffectedSOPInstanceUID": image.SOPInstanceUID}
-    dimse = C_STORE_RQ()
-    dimse.primitive_to_message(_request(data_set_of(file_of(image)), **fields))
+    association, dimse = associate(port), C_STORE_RQ()
+    uid = image.SOPInstanceUID
+    dimse.primitive_to_message(_request(data_set_of(file_of(image)), AffectedSOPInstanceUID=uid))
     for part in [*dimse.encode_msg(_context(association), 1000)][:-1]:
         association.dul.send_pdu(part)
     return association.abort

@@ -141,8 +141,8 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
         str(image.SOPInstanceUID) for image in IMAGES
     }
     assert sorted(path.name for path in study.rglob("*.dcm")) == names(IMAGES)
-    callers = [json.loads(path.read_text()) for path in sorted(study.rglob(".received.json"))]
-    assert [one["calling_ae"] for one in callers] == ["SCANNER", "OTHER"]
+    files = sorted(study.rglob(".received.json"))
+    assert [json.loads(file.read_text())["calling_ae"] for file in files] == ["SCANNER", "OTHER"]
 
 
 def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
@@ -212,34 +212,30 @@ def rejections(root: Path) -> list[TrailRecord]:
             if one.event == Event.REJECTED]  # fmt: skip
 
 
-@pytest.mark.parametrize("images", [IMAGES, IMAGES[-1:]], ids=["all", "last"])
+CHANGED = [*IMAGES[:3], changed(IMAGES[3], KVP=99), *IMAGES[4:]]
+
+
+@pytest.mark.parametrize(
+    ("images", "reads"),
+    [(IMAGES, 1), (IMAGES[-1:], 1), (CHANGED, 2)],
+    ids=["all", "last", "changed"],
+)
 def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
-    tmp_path: Path, images: list[Dataset]
+    tmp_path: Path, images: list[Dataset], reads: int
 ) -> None:
+    """One that is changed is read again, and kept."""
     with agent(receiving_in(tmp_path), refuse_all) as ports:
         by_dicom(ports, IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
         by_dicom(ports, images)
         wait_until(lambda: len(rejections(tmp_path)) == 2)
-    first, again = reports_of(tmp_path)
-    assert len(list(tmp_path.glob("read-*"))) == 1
-    assert again["rejection"]["kind"] == first["rejection"]["kind"] == "NotCt"
-    words = "it was sent again unchanged, and was refused before: no CT, expected one"
-    assert again["rejection"]["reason"] == words
-    said, repeated = rejections(tmp_path)
-    assert repeated.fields["kind"] == "NotCt"
-    assert repeated.fields["study_key"] != said.fields["study_key"]
-
-
-def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Path) -> None:
-    with agent(receiving_in(tmp_path), refuse_all) as ports:
-        by_dicom(ports, IMAGES)
-        wait_until(lambda: len(rejections(tmp_path)) == 1)
-        images = [*IMAGES[:3], changed(IMAGES[3], KVP=99), *IMAGES[4:]]
-        by_dicom(ports, images)
-        wait_until(lambda: len(rejections(tmp_path)) == 2)
-    assert len(list(tmp_path.glob("read-*"))) == 2
-    (kept,) = (tmp_path / "state_dir" / "quarantine").glob(
-        f"{rejections(tmp_path)[1].fields['study_key']}/study/*"
-    )
-    assert len(list(kept.rglob("*.dcm"))) == 12
+    first, again = (report["rejection"] for report in reports_of(tmp_path))
+    assert len(list(tmp_path.glob("read-*"))) == reads
+    assert again["kind"] == first["kind"] == "NotCt"
+    unread = "it was sent again unchanged, and was refused before: " if reads == 1 else ""
+    assert again["reason"] == f"{unread}no CT, expected one"
+    said, repeated = (record.fields for record in rejections(tmp_path))
+    assert repeated["kind"] == "NotCt"
+    assert repeated["study_key"] != said["study_key"]
+    kept = tmp_path / "state_dir" / "quarantine" / repeated["study_key"] / "study"
+    assert len(list(kept.rglob("*.dcm"))) == len(images)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -49,12 +50,8 @@ from tests.edge.running_agent import wait_until
 from tests.imaging.small_ct import SmallCt, encoded
 
 COMPRESSED = [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG2000, RLELossless]
-NATIVE = [
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-]
+NATIVE = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian,
+          DeflatedExplicitVRLittleEndian]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +124,7 @@ def test_an_unknown_calling_ae_title_is_rejected(tmp_path: Path) -> None:
 def test_a_fault_while_a_sender_is_checked_admits_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> bool:
-        raise RuntimeError("a fault of the program")
-
-    monkeypatch.setattr(Peer, "admits", fail)
+    monkeypatch.setattr(Peer, "admits", Mock(side_effect=RuntimeError("a fault of the program")))
     with DICOM.open(tmp_path, peers=("SCANNER",)) as port:
         assert rejection(associate(port)) == (1, 1, 3)
 

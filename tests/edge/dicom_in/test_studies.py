@@ -3,11 +3,13 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -55,9 +57,8 @@ SHARP = series(5, "sharp", 48, 1.25, ConvolutionKernel="B70f")
 ALL = [*THIN, *THICK, *CORONAL, *SCOUT, *SHARP]
 
 
-def read_files(job: Job, persist: PersistPending) -> StudyResult:
-    """A pipeline that reads the files, and finds the same in each study."""
-    return report_with(job, persist, read_study)
+read_files = partial(report_with, read=read_study)
+"""A pipeline that reads the files, and finds the same in each study."""
 
 
 class Place:
@@ -147,13 +148,8 @@ def test_five_associations_at_once_make_one_version(tmp_path: Path) -> None:
             together.wait()
             here.send(images)
 
-        scanners = [
-            Thread(target=scan, args=(one,)) for one in (THIN, THICK, CORONAL, SCOUT, SHARP)
-        ]
-        for one in scanners:
-            one.start()
-        for one in scanners:
-            one.join()
+        with ThreadPoolExecutor(5) as scanners:
+            list(scanners.map(scan, (THIN, THICK, CORONAL, SCOUT, SHARP)))
         (report,) = here.rest()
         assert report["version"] == 1
         assert_read(report, ["thick", "coronal", "scout", "sharp"])

@@ -41,11 +41,8 @@ class Chest:
     ) -> tuple[slice, ...]:
         """Voxels around a place in the lung box, from 0 to 1 each; height, and side in mm."""
         sizes = (size_mm[0], size_mm[1], size_mm[1])
-        sides = zip(
-            self.lungs.start, self.lungs.stop, at, sizes, self.geometry.spacing_mm, strict=True
-        )
-        found = []
-        for first, stop, part, size, mm in sides:
+        ends, spacing_mm, found = (self.lungs.start, self.lungs.stop), self.geometry.spacing_mm, []
+        for first, stop, part, size, mm in zip(*ends, at, sizes, spacing_mm, strict=True):
             begin = round(first + part * (stop - first) - size / mm / 2)
             found.append(slice(max(begin, 0), max(begin, 0) + max(1, round(size / mm))))
         return tuple(found)
@@ -194,9 +191,8 @@ def test_spoiled_images_lose_the_guarantee_for_what_is_wrong(name: str, scan: st
 
 @pytest.mark.parametrize("scan", SCANS)
 def test_a_sound_scan_keeps_it(scan: str) -> None:
-    sound = chest(scan)
-    kept = said(sound.hu, sound.geometry)
-    assert kept.replace("Slices are 3 mm apart, in calibration at most 2.5 mm.", "") == ""
+    kept = said(chest(scan).hu, chest(scan).geometry)
+    assert kept in ("", "Slices are 3 mm apart, in calibration at most 2.5 mm.")
 
 
 @pytest.mark.parametrize("spoil", [noise(30), blur(0.5), order(lambda count: range(0, count, 2))])
@@ -234,18 +230,18 @@ def exchanged(scan: Scan) -> None:
             scan.edit_pixels([index], lambda _, values=values: values)
 
 
+def zero_tile(scan: Scan) -> None:
+    scan.edit_pixels(
+        range(60, 73), lambda v: v * ~((np.indices(v.shape) // 32 == [[[4]], [[2]]]).all(0))
+    )
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "recipe",
     [
         Recipe("DICOM, 50 pairs exchanged", exchanged, (ORDER, "at 55 places")),
-        Recipe(
-            "DICOM, a tile of 0",
-            lambda scan: scan.edit_pixels(
-                range(60, 73), lambda v: v * ~((np.indices(v.shape) // 32 == [[[4]], [[2]]]).all(0))
-            ),
-            (LOST, "13 slices (61 to 73 from the feet)"),
-        ),
+        Recipe("DICOM, a tile of 0", zero_tile, (LOST, "13 slices (61 to 73 from the feet)")),
     ],
     ids=lambda recipe: recipe.name,
 )
