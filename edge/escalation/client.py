@@ -116,7 +116,6 @@ class Escalator:
         *,
         fallback: tuple[grpc.Channel, Link] | None = None,
         on_sending: OnSending = lambda _sending: None,
-        sleep: Callable[[float], None] = time.sleep,
         jitter: Jitter = random.uniform,
         most_attempts: int = MAX_ATTEMPTS,
     ) -> None:
@@ -125,16 +124,20 @@ class Escalator:
             clouds.append((*fallback, settings.cloud.fallback or ""))
         self._clouds = [(OverreadStub(to), of_cloud, name) for to, of_cloud, name in clouds]
         self._on_sending = on_sending
-        self._settings, self._sleep, self._jitter = settings, sleep, jitter
-        self._most_attempts = most_attempts
+        self._settings, self._jitter, self._most_attempts = settings, jitter, most_attempts
 
     def estimate(self) -> LinkEstimate:
         """Return the estimate of the first available link; wait during the startup grace."""
-        return self._first_available(wait=True)
+        for _, link, _ in self._clouds:
+            link.wait_until_known()
+            if (found := link.estimate()).available:
+                return found
+        return self.estimate_now()
 
     def estimate_now(self) -> LinkEstimate:
         """Return the estimate of the first available link, without waiting."""
-        return self._first_available(wait=False)
+        estimates = self.estimates_now()
+        return next((one for one in estimates if one.available), estimates[0])
 
     def estimates_now(self) -> list[LinkEstimate]:
         """Return the estimate of each link, the first cloud's first, without waiting."""
@@ -143,16 +146,6 @@ class Escalator:
     def traffic(self) -> Traffic:
         """Return what went over all links."""
         return sum((link.traffic for _, link, _ in self._clouds), Traffic())
-
-    def _first_available(self, *, wait: bool) -> LinkEstimate:
-        estimates = []
-        for _, link, _ in self._clouds:
-            if wait:
-                link.wait_until_known()
-            estimates.append(link.estimate())
-            if estimates[-1].available:
-                return estimates[-1]
-        return estimates[0]
 
     def read(
         self,
@@ -241,7 +234,7 @@ class Escalator:
             wait_s = self._pause_s(attempts, fault)
             if not states.is_retryable(fault) or wait_s > deadline.remaining_s:
                 return fault, attempts
-            self._sleep(wait_s)
+            time.sleep(wait_s)
 
     def _pause_s(self, attempts: int, fault: OverreadError | None) -> float:
         """Return the pause after this number of attempts: random, up to a bound that doubles.

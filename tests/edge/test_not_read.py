@@ -62,6 +62,11 @@ def bottom_lost(values: Pixels) -> Pixels:
     return values
 
 
+def tile_lost(values: Pixels) -> Pixels:
+    values[128:160, 64:96] = 0
+    return values
+
+
 def noise(values: Pixels) -> Pixels:
     return np.random.default_rng(3).integers(0, 2048, values.shape).astype(np.int16)
 
@@ -283,6 +288,10 @@ RECIPES = [
     Recipe("series named pelvis", header(BodyPartExamined="", SeriesDescription="Pelvis 2.5"),
            ("SeriesDescription is Pelvis 2.5",)),
     Recipe("foam in water", drawn(foam), ("may not be a patient's chest", VALUES)),
+    Recipe("50 pairs of neighbours exchanged", replaced(range(20, 120), lambda z: z ^ 1),
+           ("may be out of order", "at 55 places")),
+    Recipe("a tile of 0", changed(range(60, 73), tile_lost),
+           ("areas of constant value", "13 slices (61 to 73 from the feet)")),
     Recipe("NIfTI in a wrong unit", as_nifti((0.7, 0.7, 2.5)), (ADULT, "width 123 mm")),
     Recipe("NIfTI, slope 1.1", as_nifti((1.4, 1.4, 2.5), 1.1, 102), (VALUES, "without fat -15")),
 ]  # fmt: skip

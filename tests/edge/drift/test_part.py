@@ -118,7 +118,7 @@ def test_the_monitor_compares_the_studies_of_the_last_model(site: Site, tmp_path
     path = tmp_path / "state" / DATABASE
     path.symlink_to(tmp_path / "state" / "s.db")
     agent = agent_of(settings_in(tmp_path))
-    monitor = DriftPart(agent).monitor
+    monitor = DriftPart(agent)
     assert monitor.current() is NOTHING
     for number in range(350):
         model = "m 1" if number < 100 else "m 2"

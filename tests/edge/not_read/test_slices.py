@@ -22,9 +22,7 @@ from imaging.volume import Geometry, HuArray, LimitationKind, Study, StudyHeader
 from imaging.volume_checks import require_sane
 from tests.conftest import SHARED_DATA
 from tests.edge.builders import TERMS
-from tests.edge.recipes import Recipe, Scan, base
 
-__all__ = ["base"]
 ADULT = StudyHeader(age="060Y", kernel="STANDARD")
 Change = Callable[[HuArray, "Chest"], HuArray]
 
@@ -220,30 +218,3 @@ def test_where_the_images_may_be_turned_no_side_is_told() -> None:
     volume = Volume(np.ascontiguousarray(sound.hu[:, ::-1]), sound.geometry)
     (one,) = preprocess(volume).measures.odd
     assert one.kind is LimitationKind.ORIENTATION
-
-
-def exchanged(scan: Scan) -> None:
-    """The positions of neighbours are exchanged."""
-    for low in range(20, 120, 2):
-        pair = [scan.pixels(low), scan.pixels(low + 1)]
-        for index, values in zip((low + 1, low), pair, strict=True):
-            scan.edit_pixels([index], lambda _, values=values: values)
-
-
-def zero_tile(scan: Scan) -> None:
-    scan.edit_pixels(
-        range(60, 73), lambda v: v * ~((np.indices(v.shape) // 32 == [[[4]], [[2]]]).all(0))
-    )
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe("DICOM, 50 pairs exchanged", exchanged, (ORDER, "at 55 places")),
-        Recipe("DICOM, a tile of 0", zero_tile, (LOST, "13 slices (61 to 73 from the feet)")),
-    ],
-    ids=lambda recipe: recipe.name,
-)
-def test_the_files_of_a_spoiled_series_say_so(base: Scan, tmp_path: Path, recipe: Recipe) -> None:
-    recipe.check(base.copied(tmp_path / "scan"))
