@@ -75,7 +75,6 @@ def test_a_fallback_without_a_cloud_is_logged() -> None:
 
 @pytest.fixture
 def pki(tmp_path: Path) -> Path:
-    """A certificate each for a service and for an edge."""
     names = {name: (f"CN={name}", "subjectAltName=IP:127.0.0.1") for name in ("service", "edge")}
     return make_pki(tmp_path, **names)
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,23 +52,27 @@ def answers_of(*probabilities: float, to: Plan) -> EscalationResult:
     return EscalationResult({i: Verdict(i, p, 7.0, "fake 1", 0.0, 0.001) for i, p in pairs})
 
 
-def test_a_scan_with_an_uncertain_candidate_is_not_audited() -> None:
-    plan = plan_of(*FAINT, 0.5)
-    assert (plan.send, plan.audit) == ((5,), ())
+THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 
 
-def test_reported_candidates_are_characterized_before_the_audit() -> None:
-    plan = plan_of(0.95, 0.05)
-    assert (plan.send, plan.audit) == ((0, 1), (1,))
-    plan = plan_of(0.95, 0.05, max_rois=1)
-    assert (plan.send, plan.audit) == ((0,), ())
-
-
-def test_an_audit_keeps_to_the_budget() -> None:
-    thin = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
-    assert plan_of(*FAINT, link=thin, budget_s=1.5).audit == (1,)
-    plan = plan_of(*FAINT, link=OFF)
-    assert (plan.send, plan.audit, plan.held_back) == ((), (), OFF.reason)
+@pytest.mark.parametrize(
+    ("scores", "situation", "send", "audit"),
+    [
+        ((*FAINT, 0.5), {}, (5,), ()),  # a candidate is uncertain
+        ((0.95, 0.05), {}, (0, 1), (1,)),  # those to characterize come first
+        ((0.95, 0.05), {"max_rois": 1}, (0,), ()),
+        (FAINT, {"link": THIN, "budget_s": 1.5}, (1,), (1,)),
+        (FAINT, {"link": OFF}, (), ()),
+    ],
+)
+def test_an_audit_keeps_to_the_budget_and_to_scans_without_uncertain_candidates(
+    scores: tuple[float, ...],
+    situation: dict[str, Any],
+    send: tuple[int, ...],
+    audit: tuple[int, ...],
+) -> None:
+    plan = plan_of(*scores, **situation)
+    assert (plan.send, plan.audit) == (send, audit)
 
 
 def test_findings_that_an_audit_added_are_counted_in_what_was_read_again() -> None:

@@ -39,7 +39,6 @@ def verdict(place: int, model: str = "fake 1") -> Verdict:
 
 
 def read_by(*places: int, model: str = "fake 1") -> EscalationResult:
-    """Verdicts on these places, and why not on the others."""
     return EscalationResult({i: verdict(i, model) for i in places}, reason="DeadlinePassed: late")
 
 

@@ -11,7 +11,7 @@ import pytest
 from edge.escalation.client import NoSecondReader
 from edge.findings import Finding, crowds
 from edge.guarantee import Guarantee, Terms
-from edge.limitations import age_in_years, limitations_of
+from edge.limitations import limitations_of
 from edge.pipeline import Pipeline
 from imaging.phantom.phantom import PhantomSpec
 from imaging.preprocess import ChestMeasures, preprocess
@@ -97,7 +97,7 @@ def test_an_adult_scanned_as_in_calibration_has_no_limitation() -> None:
 @pytest.mark.parametrize(
     ("age", "said"),
     [("017Y", " is 17 years old"), ("006Y", " is 6 years old"), ("018M", " is 18 months old"),
-     ("003W", " is 1 months old"),
+     ("003W", " is 1 months old"), ("900D", " is 2 years old"),
      *((unknown, "'s age is not stated") for unknown in ("", "Y", "adult", "45", "0450Y"))],
 )  # fmt: skip
 def test_a_child_is_outside_what_the_models_know(age: str, said: str) -> None:
@@ -127,11 +127,6 @@ def test_a_child_gets_no_guarantee_whatever_the_second_reader_says(tmp_path: Pat
     assert (report.guarantee.given, report.guarantee.permanent) == (False, True)
     assert "The patient is 6 years old" in report.limitations[0].text
     assert "The patient is 6 years old" in (tmp_path / "report.html").read_text()
-
-
-def test_ages_are_read_as_dicom_writes_them() -> None:
-    ages = [age_in_years(text) for text in ("045Y", "018M", "052W", "365D")]
-    assert ages == pytest.approx([45, 1.5, 1, 1], abs=0.01)
 
 
 def finding(diameter_mm: float, x: float = 0.0) -> Finding:

@@ -35,7 +35,6 @@ def test_merged_probability_is_the_logistic_sum() -> None:
 
 
 def listed(score: float, probability: float | None, limits: Thresholds = LISTING) -> Merged:
-    """What an uncertain candidate becomes, with the cloud's probability or without a verdict."""
     answers = EscalationResult(reason="Unreachable: refused")
     if probability is not None:
         answers = EscalationResult({0: verdict(0, probability)})

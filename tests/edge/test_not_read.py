@@ -47,7 +47,6 @@ def zeroed(*indices: int) -> Change:
 
 
 def put(scan: Scan, slices: Mapping[int, Pixels]) -> None:
-    """Give slices other pixel data."""
     for index, values in slices.items():
         scan.edit_pixels([index], lambda _, values=values: values)
 
@@ -83,7 +82,6 @@ def cropped(values: Pixels) -> Pixels:
 
 
 def header(first: int = 0, **attributes: object) -> Change:
-    """Set attributes from a slice on."""
     return lambda scan: scan.set(range(first, len(scan.files)), **attributes)
 
 

@@ -63,7 +63,6 @@ def store(root: Path) -> Iterator[StudyStore]:
 
 
 def run(root: Path, store: StudyStore, **limits: float) -> None:
-    """Remove all that may go by these limits."""
     settings = {f"retention__{name}": limit for name, limit in limits.items()}
     remove_old(settings_in(root, **settings), store, lambda: NOW)
 

@@ -50,7 +50,6 @@ def new_images(number: int = 2, **attributes: object) -> list[Dataset]:
 
 
 def changed(image: Dataset, **attributes: object) -> Dataset:
-    """A copy of the image with other attributes."""
     other = deepcopy(image)
     for keyword, value in attributes.items():
         setattr(other, keyword, value)
@@ -177,7 +176,6 @@ def store_raw(association: Association, data_set: bytes, **fields: object) -> in
 
 
 def data_set_of(file: bytes) -> bytes:
-    """What lies behind the file meta information."""
     stream = BytesIO(file)
     stream.seek(132)
     read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
@@ -208,7 +206,6 @@ def begin_by_dicom(port: Port, image: Dataset) -> Callable[[], None]:
 
 
 def body(*parts: bytes, kind: str = "application/dicom", closed: bool = True) -> bytes:
-    """A multipart body with these parts."""
     head = f"--{BOUNDARY}\r\nContent-Type: {kind}\r\n\r\n".encode()
     end = f"--{BOUNDARY}--\r\n".encode() if closed else b""
     return b"".join(head + part + b"\r\n" for part in parts) + end
@@ -263,10 +260,8 @@ def received(inbox: Path) -> dict[str, list[str]]:
 
 
 def names(images: Sequence[Dataset]) -> list[str]:
-    """The files in which these images are stored."""
     return sorted(f"{image.SOPInstanceUID}.dcm" for image in images)
 
 
 def on_their_way(inbox: Path) -> list[str]:
-    """The files of instances that are not whole."""
     return os.listdir(inbox / ".receiving")

@@ -63,7 +63,6 @@ def agent(
 
 
 def reports_of(root: Path) -> list[dict[str, Any]]:
-    """The reports, the oldest first."""
     paths = sorted(root.glob("outbox/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
     return [json.loads(path.read_text()) for path in paths]
 
@@ -146,7 +145,6 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
 
 
 def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
-    """Receive and read a series; send these images again; return the trail."""
     settings, trail = receiving_in(root), root / "state_dir" / "trail"
     with agent(settings, list_images) as ports:
         by_dicom(ports, IMAGES)

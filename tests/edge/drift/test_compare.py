@@ -46,7 +46,6 @@ def studies(count: int, seed: int, *, shift: float = 0.0, uncertain: float = 10.
 
 
 def test_the_same_kind_of_studies_is_no_drift() -> None:
-    """In twenty sites without a change, none has an alarm."""
     pairs = [(studies(BASELINE, 2 * n), studies(RECENT, 2 * n + 1)) for n in range(20)]
     levels = [compare("m 1", *pair).level for pair in pairs]
     assert Level.ALARM not in levels

@@ -243,7 +243,6 @@ SCORES = (0.5, 0.45, 0.4)
 
 
 def busy_link() -> Link:
-    """One whose cloud told of a queue of 30 s."""
     link = Link(clock=lambda: 0.0)
     link.queue_reported(30.0)
     return link
@@ -327,7 +326,6 @@ def test_the_way_there_and_back_is_not_the_cloud_s(
     ],
 )  # fmt: skip
 def test_nothing_is_sent(score: float, budget_s: float, fault: str, reason: str) -> None:
-    """No stream is opened, and the link is not blamed."""
     link = Link(failures=1, clock=lambda: 0.0)
     if fault:
         link.failed(fault)

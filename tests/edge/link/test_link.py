@@ -139,14 +139,6 @@ def test_one_measurement_moves_the_median_but_not_the_tail(value: float) -> None
     assert evidence.quantile(0.95) == max(value, 4.0)
 
 
-def test_many_measurements_outweigh_the_prior() -> None:
-    evidence = DecayingQuantiles((1000.0, 2000.0), HandClock())
-    for value in range(1, 61):
-        evidence.add(float(value))
-    assert evidence.quantile(0.5) == pytest.approx(30, abs=1)
-    assert evidence.quantile(0.95) == pytest.approx(57, abs=1)
-
-
 @pytest.mark.parametrize(("bounds", "measurements"), [(1, 5), (9, 20)])
 def test_bounds_expire_after_five_measurements_each_and_at_most_twenty(
     bounds: int, measurements: int
@@ -206,10 +198,9 @@ def test_a_cloud_that_serves_others_between_is_slow(link: Link) -> None:
 
 def test_queue_drains_until_the_cloud_says_otherwise(link: Link, clock: HandClock) -> None:
     link.queue_reported(3.0)
-    clock.sleep(2.0)
-    assert link.estimate().middle.queue_s == pytest.approx(1.0)
-    clock.sleep(3.0)
-    assert link.estimate().middle.queue_s == 0.0
+    for pause_s, left_s in ((2.0, 1.0), (3.0, 0.0)):
+        clock.sleep(pause_s)
+        assert link.estimate().middle.queue_s == pytest.approx(left_s)
 
 
 def test_old_measurements_are_forgotten(link: Link, clock: HandClock) -> None:
@@ -263,10 +254,9 @@ def test_only_one_escalation_probes(link: Link, clock: HandClock) -> None:
 
 def test_a_missed_deadline_teaches_how_slow_it_is_at_least(link: Link) -> None:
     """100 kB not answered in 5 s: the link carries less than 20 kB/s or so, until measured."""
-    link.missed(100_000, 5.0)
-    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
-    link.missed(100_000, 0.051)  # that says nothing: it was expected to take longer
-    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
+    for after_s in (5.0, 0.051):  # the second says nothing: it was expected to take longer
+        link.missed(100_000, after_s)
+        assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
 
 
 def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:

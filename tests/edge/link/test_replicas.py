@@ -153,8 +153,6 @@ def test_renewed_certificates_are_used_from_the_next_connection_on(live: Path) -
 
 
 class Names:
-    """What a name leads to, as a test says."""
-
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
         self.hosts = hosts
         monkeypatch.setattr("socket.getaddrinfo", self._look_up)

@@ -34,9 +34,7 @@ class Chest:
         self.hu, self.geometry = volume.hu, volume.geometry
         self.lungs: Lungs = find_lungs(self.hu, self.geometry.spacing_mm, "chest")
 
-    def box(
-        self, at: tuple[float, float, float], size_mm: tuple[float, float]
-    ) -> tuple[slice, ...]:
+    def box(self, at: "Place", size_mm: tuple[float, float]) -> tuple[slice, ...]:
         """Voxels around a place in the lung box, from 0 to 1 each; height, and side in mm."""
         sizes = (size_mm[0], size_mm[1], size_mm[1])
         ends, spacing_mm, found = (self.lungs.start, self.lungs.stop), self.geometry.spacing_mm, []
@@ -95,13 +93,11 @@ def moved(count: int) -> Iterable[int]:
     return [*found[:52], *block, *found[52:]]
 
 
-def tile(
-    value: int | None,
-    side_mm: float,
-    height_mm: float,
-    at: tuple[float, float, float] = (0.5, 0.5, 0.22),
-) -> Change:
-    """A constant value in a box; None repeats the slice below it in that place."""
+MIDDLE = (0.5, 0.5, 0.22)
+Place = tuple[float, float, float]
+
+
+def tile(value: int, side_mm: float, height_mm: float, at: Place = MIDDLE) -> Change:
 
     def change(hu: HuArray, chest: Chest) -> HuArray:
         hu = hu.copy()
@@ -112,7 +108,6 @@ def tile(
 
 
 def tiles(hu: HuArray, chest: Chest) -> HuArray:
-    """Many tiles of 10 mm."""
     for z in (0.3, 0.5, 0.6):
         for y in (0.35, 0.5, 0.65):
             for x in (0.15, 0.25, 0.75, 0.85):
@@ -121,7 +116,6 @@ def tiles(hu: HuArray, chest: Chest) -> HuArray:
 
 
 def strip(hu: HuArray, chest: Chest) -> HuArray:
-    """Rows of half of one slice."""
     hu = hu.copy()
     z, y, _ = chest.box((0.45, 0.6, 0.25), (1.0, 12.0))
     hu[z, y, : hu.shape[2] // 2] = 40

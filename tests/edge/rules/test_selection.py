@@ -185,7 +185,6 @@ def test_a_folder_is_one_study_unless_its_folders_hold_several(studies: Path) ->
 
 
 def shown(path: Path, *arguments: object) -> str:
-    """What ``rules test`` prints for the studies at a path."""
     result = CliRunner().invoke(app, ["rules", "test", str(path), *map(str, arguments)])
     assert result.exit_code == 0
     return result.stdout

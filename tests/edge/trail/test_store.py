@@ -253,7 +253,6 @@ CHANGES: dict[str, tuple[Change, int, str]] = {
 
 @pytest.fixture
 def three(site: Site) -> Site:
-    """A site whose trail has a head and three records."""
     site.record("a", "b", "c")
     return site
 
