@@ -104,10 +104,12 @@ class DriftPart(Part):
         return True
 
     def reported(self, _report: Report) -> None:
-        """Note that there is a report to observe, or to observe again."""
+        """Note that there is a report to observe."""
         self._may_be_due = True
 
-    amended = reported
+    def amended(self, _report: Report) -> None:
+        """Note that there is a report to observe again."""
+        self._may_be_due = True
 
     def panels(self) -> Sequence[Panel]:
         """Return the page with all measures."""
