@@ -107,7 +107,7 @@ def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) ->
     measured = report["acquisition"] or {}
     return Observation(
         study_key,
-        model=model_of(str(report["models"].get("edge", ""))),
+        model=str(report["models"].get("edge", "")).partition(" (")[0],  # without its engine
         provisional=report["status"] == Status.PROVISIONAL.value,
         scores=tuple(scores),
         kept=sum(one["route"] != Route.DISMISS.value for one in report["candidates"]),
@@ -126,11 +126,6 @@ def observe(study_key: str, report: Mapping[str, Any] | None, finding: float) ->
 def bin_of(score: float) -> int:
     """Return the number of the bin of a score."""
     return bisect_right(EDGES, score)
-
-
-def model_of(label: str) -> str:
-    """Return name and version of a model in a report, without the engine that ran it."""
-    return label.partition(" (")[0]
 
 
 def _changed(unsure: list[float], findings: list[Mapping[str, Any]], finding: float) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from edge.budget import Budget
 from edge.escalation import stream
-from edge.escalation.rois import cut_rois
+from edge.escalation.rois import EscalationResult, cut_rois
 from edge.link.link import Link
 from edge.selection import Size
 from protos import overread_pb2 as pb
@@ -45,10 +45,17 @@ LATER = Overloaded("full")
 LATER.retry_s = 3600.0
 
 
+def asked(
+    *scores: float, link: Link | None = None, budget_s: float = 60.0, **scripted: Any
+) -> tuple[FakeCloud, EscalationResult]:
+    """A scripted cloud, after it was sent candidates of these scores, and what came back."""
+    with FakeCloud(**scripted) as cloud:
+        return cloud, ask(cloud.address, *scores, budget_s=budget_s, link=link)
+
+
 def test_verdicts_come_back_for_what_was_sent() -> None:
     """Every region is answered under its own identifier, in one attempt, the uncertain first."""
-    with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.95, 0.4, 0.5, 0.05)
+    cloud, came = asked(0.95, 0.4, 0.5, 0.05)
     assert sorted(came.verdicts) == [0, 1, 2]
     assert (came.reason, came.attempts) == ("", 1)
     assert cloud.asked == [[2, 1, 0]]
@@ -76,8 +83,7 @@ def test_a_transient_fault_is_retried_twice_and_a_lasting_one_never(
     the deadline is no attempt.
     """
     fault, answered = faults[0], attempts == 2
-    with FakeCloud(faults=faults) as cloud:
-        came = ask(cloud.address, 0.4)
+    cloud, came = asked(0.4, faults=faults)
     assert (list(came.verdicts), came.attempts) == ([0] if answered else [], attempts)
     assert came.reason == ("" if answered else fault.text)
     assert came.refused is refused
@@ -99,8 +105,7 @@ def test_an_roi_refused_for_a_transient_cause_is_sent_again(kind: str) -> None:
     def refuse_once(roi: Roi) -> Verdict | Refusal:
         return refusals.pop() if refusals and roi.roi_id == 1 else sure(roi)
 
-    with FakeCloud(answer=refuse_once) as cloud:
-        came = ask(cloud.address, 0.5, 0.45, 0.4)
+    cloud, came = asked(0.5, 0.45, 0.4, answer=refuse_once)
     assert cloud.asked == [[0, 1, 2], [1]]
     assert {header.study_key for header in cloud.headers} == {"key-1"}
     assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
@@ -118,8 +123,7 @@ def test_an_roi_that_is_always_refused_keeps_the_last_refusal(
     def refuse(roi: Roi) -> Verdict | Refusal:
         return sure(roi) if roi.roi_id else Refusal(0, kind, f"no {next(told)}")
 
-    with FakeCloud(answer=refuse) as cloud:
-        came = ask(cloud.address, 0.5, 0.4)
+    cloud, came = asked(0.5, 0.4, answer=refuse)
     assert (cloud.asked, came.attempts, list(came.verdicts)) == (asked, len(asked), [1])
     reason = f"no {len(asked) - 1}"
     assert came.refusals == {0: Refusal(0, kind, reason)}
@@ -187,8 +191,7 @@ def test_a_response_of_a_later_contract_is_ignored() -> None:
 
 
 def test_a_retry_sends_only_open_rois() -> None:
-    with FakeCloud(faults=[Draining("stopping")], fault_after=1) as cloud:
-        came = ask(cloud.address, 0.5, 0.45, 0.4)
+    cloud, came = asked(0.5, 0.45, 0.4, faults=[Draining("stopping")], fault_after=1)
     assert cloud.asked == [[0], [1, 2]]
     assert [header.roi_count for header in cloud.headers] == [3, 2]
     assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
@@ -198,8 +201,7 @@ def test_status_without_a_class_is_the_service_s_fault() -> None:
     def collapse(_roi: Roi) -> Verdict | Refusal:
         raise ZeroDivisionError
 
-    with FakeCloud(answer=collapse) as cloud:
-        came = ask(cloud.address, 0.4)
+    _, came = asked(0.4, answer=collapse)
     assert came.attempts == 1
     assert came.reason.startswith("the cloud failed")
 
@@ -216,8 +218,7 @@ def test_status_without_a_class_is_the_service_s_fault() -> None:
 )
 def test_an_implausible_verdict_is_refused(field: str, value: float) -> None:
     link = Link()
-    with FakeCloud(answer=lambda roi: Verdict(**{**vars(sure(roi)), field: value})) as cloud:
-        came = ask(cloud.address, 0.4, link=link)
+    _, came = asked(0.4, link=link, answer=lambda roi: Verdict(**{**vars(sure(roi)), field: value}))
     assert came.verdicts == {}
     assert came.refusals[0].error == "ModelFailed"
     assert str(value) in came.refusals[0].reason
@@ -227,14 +228,12 @@ def test_an_implausible_verdict_is_refused(field: str, value: float) -> None:
 @pytest.mark.parametrize("mask", [b"", b"nonsense", pack_mask(np.ones((4, 4, 4), bool))])
 def test_a_verdict_stands_without_a_readable_mask(mask: bytes) -> None:
     """None, a damaged one, one of another shape: the probability counts, nothing is outlined."""
-    with FakeCloud(answer=lambda roi: replace(sure(roi), mask=mask)) as cloud:
-        came = ask(cloud.address, 0.4)
+    _, came = asked(0.4, answer=lambda roi: replace(sure(roi), mask=mask))
     assert (list(came.verdicts), came.masks) == ([0], {})
 
 
 def test_an_unrequested_verdict_is_dropped() -> None:
-    with FakeCloud(answer=lambda _: Verdict(77, 0.9, 1.0, "m", 0.0, 0.0)) as cloud:
-        came = ask(cloud.address, 0.4)
+    _, came = asked(0.4, answer=lambda _: Verdict(77, 0.9, 1.0, "m", 0.0, 0.0))
     assert came.verdicts == {}
     assert came.reason == "the cloud left 1 ROI unanswered"
 
@@ -263,8 +262,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_busy_cloud_that_refuses_is_sent_no_roi(sent: list[int]) -> None:
     """It is asked with the header alone; the reason is its own."""
-    with FakeCloud(turns_away=[DeadlineUnmeetable("late", 9.0)]) as cloud:
-        came = ask(cloud.address, *SCORES, link=busy_link())
+    cloud, came = asked(*SCORES, link=busy_link(), turns_away=[DeadlineUnmeetable("late", 9.0)])
     reason = "the cloud has too much work to answer in time (late)"
     assert (came.reason, came.attempts) == (reason, 1)
     assert (sent, cloud.headers[0].roi_count) == ([], 3)
@@ -280,8 +278,7 @@ def test_a_busy_cloud_gets_the_rois_when_it_has_taken_the_header(sent: list[int]
             time.sleep(0.01)
         before.append(len(sent))
 
-    with FakeCloud(admits=admit) as cloud:
-        came = ask(cloud.address, *SCORES, link=busy_link())
+    _, came = asked(*SCORES, link=busy_link(), admits=admit)
     assert (before, sent) == ([0], [0, 1, 2])
     assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
 
@@ -289,8 +286,7 @@ def test_a_busy_cloud_gets_the_rois_when_it_has_taken_the_header(sent: list[int]
 @pytest.mark.parametrize("accepts", [9, 1, 0])
 def test_only_accepted_rois_are_sent(sent: list[int], accepts: int) -> None:
     """The most valuable; the others are refused at once, and there is no other attempt."""
-    with FakeCloud(accepts=accepts) as cloud:
-        came = ask(cloud.address, *SCORES, link=busy_link())
+    cloud, came = asked(*SCORES, link=busy_link(), accepts=accepts)
     taken, refused = [0, 1, 2][:accepts], [0, 1, 2][accepts:]
     assert (sent, cloud.asked) == (taken, [taken])
     assert (list(came.verdicts), sorted(came.refusals), came.attempts) == (taken, refused, 1)
@@ -311,8 +307,7 @@ def test_the_way_there_and_back_is_not_the_cloud_s(
     """Of 59.8 s a measured round trip is kept, half of them at most."""
     link = Link(clock=lambda: 0.0)
     link.up(round_trip_s)
-    with FakeCloud() as cloud:
-        ask(cloud.address, 0.5, link=link)
+    cloud, _ = asked(0.5, link=link)
     assert least_s < cloud.headers[0].budget_s <= most_s
 
 
@@ -329,8 +324,7 @@ def test_nothing_is_sent(score: float, budget_s: float, fault: str, reason: str)
     link = Link(failures=1, clock=lambda: 0.0)
     if fault:
         link.failed(fault)
-    with FakeCloud() as cloud:
-        came = ask(cloud.address, score, budget_s=budget_s, link=link)
+    cloud, came = asked(score, budget_s=budget_s, link=link)
     assert (came.attempts, came.reason, cloud.headers) == (0, reason, [])
     assert link.estimate().available is not bool(fault)
 
@@ -342,8 +336,7 @@ def test_the_link_learns_the_queue_of_the_cloud_where_it_makes_sense(
     said: Any, learnt_s: float
 ) -> None:
     link = Link(clock=lambda: 0.0)
-    with FakeCloud(queue_s=said) as cloud:
-        came = ask(cloud.address, 0.4, link=link)
+    _, came = asked(0.4, link=link, queue_s=said)
     assert (came.reason, link.estimate().middle.queue_s) == ("", learnt_s)
 
 
@@ -371,8 +364,7 @@ def test_a_cloud_that_refuses_is_there_all_the_same(clock: HandClock) -> None:
     link = Link(failures=1, clock=clock)
     link.failed("Unreachable: refused")
     clock.sleep(31.0)
-    with FakeCloud(faults=[DeadlineUnmeetable("late", 9.0)]) as cloud:
-        came = ask(cloud.address, 0.4, link=link)
+    _, came = asked(0.4, link=link, faults=[DeadlineUnmeetable("late", 9.0)])
     assert came.reason == "the cloud has too much work to answer in time (late)"
     assert (link.estimate().available, link.estimate().probing) == (True, False)
 
@@ -384,8 +376,7 @@ def test_roi_is_cut_around_its_candidate() -> None:
         seen.append(roi)
         return sure(roi)
 
-    with FakeCloud(answer=keep) as cloud:
-        ask(cloud.address, 0.5)
+    asked(0.5, answer=keep)
     (roi,) = seen
     assert roi.voxels.shape == SHAPE
     # the candidate lies in slice 30; the box's slices are as bright as their number
