@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -25,8 +26,8 @@ from pynetdicom.sop_class import Verification
 from edge.dicom_in import scp, stow
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.dicom_out.scu import keep_responses
-from edge.settings.core import EdgeSettings, load_settings
 from edge.telemetry import Telemetry
+from evaluation import world
 from tests.imaging.small_ct import SmallCt
 
 IMAGES = SmallCt(count=12).images()
@@ -36,10 +37,8 @@ TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
 _SERIES = count(1000)
 
 
-def settings_in(root: Path, **values: object) -> EdgeSettings:
-    """Settings of an agent below ``root`` that keeps little of the disk free."""
-    folders = {name: root / name for name in ("inbox", "outbox", "state_dir")}
-    return load_settings(**{**folders, "receive__min_free_mb": 1, **values})
+settings_in = partial(world.settings_in, receive__min_free_mb=1)
+"""Settings of an agent that keeps little of the disk free."""
 
 
 def new_images(number: int = 2, **attributes: object) -> list[Dataset]:

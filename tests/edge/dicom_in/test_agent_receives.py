@@ -126,7 +126,7 @@ def test_a_received_series_has_the_report_of_the_same_folder(
 
 def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path: Path) -> None:
     """The folder of the series is made again, and the agent joins it with its study."""
-    done = tmp_path / "state_dir" / "done"
+    done = tmp_path / "state" / "done"
     with agent(receiving_in(tmp_path), list_images) as ports:
         by_dicom(ports, IMAGES[:7])
         wait_until(lambda: versions(tmp_path) == [1] and len(os.listdir(done)) == 1)
@@ -145,12 +145,12 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
 
 
 def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
-    settings, trail = receiving_in(root), root / "state_dir" / "trail"
+    settings, trail = receiving_in(root), root / "state" / "trail"
     with agent(settings, list_images) as ports:
         by_dicom(ports, IMAGES)
-        wait_until(lambda: len(os.listdir(root / "state_dir" / "done")) == 1)
+        wait_until(lambda: len(os.listdir(root / "state" / "done")) == 1)
         by_dicom(ports, images)
-        wait_until(lambda: len(os.listdir(root / "state_dir" / "done")) == 2)
+        wait_until(lambda: len(os.listdir(root / "state" / "done")) == 2)
         ends = (Event.REPEATED, Event.READ, Event.JOINED)
         wait_until(lambda: sum(one.event in ends for one in records_after(trail, 0)) == 2)
     return list(records_after(trail, 0))
@@ -191,7 +191,7 @@ def test_the_end_of_its_sender_completes_a_study_where_the_setting_says_so(
         wait_until(lambda: versions(tmp_path) == [1])
     assert versions(tmp_path) == [1]
     (report,) = reports_of(tmp_path)
-    files = (tmp_path / "state_dir").rglob(f"{report['study_key']}/**/*.dcm")
+    files = (tmp_path / "state").rglob(f"{report['study_key']}/**/*.dcm")
     assert sorted(path.name for path in files) == names(images)
 
 
@@ -206,7 +206,7 @@ def refuse_all(job: Job, persist: PersistPending) -> StudyResult:
 
 
 def rejections(root: Path) -> list[TrailRecord]:
-    return [one for one in records_after(root / "state_dir" / "trail", 0)
+    return [one for one in records_after(root / "state" / "trail", 0)
             if one.event == Event.REJECTED]  # fmt: skip
 
 
@@ -235,5 +235,5 @@ def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
     said, repeated = (record.fields for record in rejections(tmp_path))
     assert repeated["kind"] == "NotCt"
     assert repeated["study_key"] != said["study_key"]
-    kept = tmp_path / "state_dir" / "quarantine" / repeated["study_key"] / "study"
+    kept = tmp_path / "state" / "quarantine" / repeated["study_key"] / "study"
     assert len(list(kept.rglob("*.dcm"))) == len(images)

@@ -76,7 +76,7 @@ class Place:
         def is_idle() -> bool:
             self.clock.sleep(0.5)
             left = [p for p in (self.root / "inbox").iterdir() if not p.name.startswith(".")]
-            return not left and not any((self.root / "state_dir" / "work").iterdir())
+            return not left and not any((self.root / "state" / "work").iterdir())
 
         wait_until(is_idle)
         return reports_of(self.root)

@@ -1,7 +1,6 @@
 """The agent's audit trail: each step of a study once, whatever kills it; and its commands."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -19,14 +18,13 @@ from edge.report.model import Report
 from edge.report.write import write_report
 from edge.run import site_of
 from edge.store.pending import PersistPending
-from edge.store.steps import Step
 from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import Verified, verify
 from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
 from tests.edge.builders import put, put_all
-from tests.edge.running_agent import command, full_at, held_at, work_off
+from tests.edge.running_agent import command, work_off
 
 
 def trail_of(root: Path) -> list[TrailRecord]:
@@ -87,17 +85,6 @@ def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> N
     assert "Doe" not in json.dumps([record.line for record in trail_of(tmp_path)])
     (read_fields,) = facts(tmp_path, Event.READ)
     assert read_fields["study_uid"] == received["study_uid"] != ""
-
-
-def test_a_full_disk_or_a_locked_database_doubles_no_record(tmp_path: Path) -> None:
-    put_all(tmp_path / "inbox", a="x", b="x")
-    work_off(tmp_path, on_step=full_at(Step.REPORTED, times=2))
-    put(tmp_path / "inbox", "c")
-    path = tmp_path / "state" / "spool.sqlite3"
-    work_off(tmp_path, on_step=held_at(path, Step.READING, looks=2))
-    counts = Counter(record.event for record in trail_of(tmp_path))
-    assert (counts[Event.RECEIVED], counts[Event.READ]) == (3, 3)
-    assert verified(tmp_path).broken is None
 
 
 def test_a_trail_that_cannot_be_written_stops_no_study(
