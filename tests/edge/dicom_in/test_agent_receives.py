@@ -1,8 +1,7 @@
-"""The real agent receives a series, and reads it as if it had come as a folder."""
+"""The agent receives series: which make a study, join one, or are known already."""
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from dicomweb_client import DICOMwebClient
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from edge.audit import Event
 from edge.job import Job
@@ -19,18 +18,12 @@ from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from edge.trail.records import TrailRecord, records_after
 from imaging.dicom.arrival import arrived
-from imaging.dicom.writer import write_series
 from imaging.errors import NotCt
-from imaging.phantom.phantom import PhantomSpec
 from imaging.volume import Study
-from tests.conftest import Draw
 from tests.edge.builders import report_with, study_at
 from tests.edge.dicom_in.senders import ANYWHERE, DICOM, IMAGES, Port, changed, names, settings_in
 from tests.edge.running_agent import running, wait_until
 from tests.imaging.small_ct import SmallCt
-
-SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
-                   nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
 
 
 def receiving_in(root: Path, **values: object) -> EdgeSettings:
@@ -71,13 +64,6 @@ def versions(root: Path) -> list[int]:
     return [report["version"] for report in reports_of(root)]
 
 
-@pytest.fixture(scope="module")
-def phantom(drawn: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom") / "phantom"
-    write_series(drawn(SPEC).volume, folder, seed=SPEC.seed)
-    return folder
-
-
 def by_dicom(ports: list[Port], images: list[Dataset]) -> None:
     assert set(DICOM.send(ports[0], *images)) == {0x0000}
 
@@ -88,40 +74,6 @@ def by_stow(ports: list[Port], images: list[Dataset]) -> None:
     stored = [one.ReferencedSOPInstanceUID for one in answer.ReferencedSOPSequence]
     assert stored == [image.SOPInstanceUID for image in images]
     assert "FailedSOPSequence" not in answer
-
-
-def findings_of(report: dict[str, Any]) -> Any:
-    """All that the pixels and headers decide."""
-    keys = ("findings", "possible_findings", "limitations", "guarantee", "coverage", "header")
-    return {key: report[key] for key in keys if key in report}
-
-
-@pytest.fixture(scope="module")
-def from_folder(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report of the phantom as a folder in the inbox."""
-    root = tmp_path_factory.mktemp("folder")
-    with agent(receiving_in(root)):
-        target = shutil.copytree(phantom, root / "inbox" / ".copy")
-        (target / ".done").touch()
-        target.rename(root / "inbox" / "phantom")
-        wait_until(lambda: versions(root) == [1])
-    return reports_of(root)[0]
-
-
-@pytest.mark.parametrize("sent", [by_dicom, by_stow])
-def test_a_received_series_has_the_report_of_the_same_folder(
-    tmp_path: Path,
-    phantom: Path,
-    from_folder: dict[str, Any],
-    sent: Callable[[list[Port], list[Dataset]], None],
-) -> None:
-    images = [dcmread(file) for file in sorted(phantom.glob("*.dcm"))]
-    with agent(receiving_in(tmp_path, receive__stow__address=ANYWHERE)) as ports:
-        sent(ports, images)
-        wait_until(lambda: versions(tmp_path) == [1])
-    (report,) = reports_of(tmp_path)
-    assert report["findings"]
-    assert findings_of(report) == findings_of(from_folder)
 
 
 def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path: Path) -> None:

@@ -137,12 +137,14 @@ def test_the_inbox_sees_the_series_and_nothing_that_is_on_its_way(
 def test_the_same_instance_again_is_success_without_a_second_file(
     inbox: Path, store: ReceivedStore
 ) -> None:
-    """Also after a restart; other data under its UID is refused, and the first stays."""
+    """Also after a restart, or with other file meta information; other data are refused."""
     put(store, IMAGES[0])
+    other_meta = changed(IMAGES[0], preamble=b"\1" * 128)
     (file,) = inbox.glob("*/*/*.dcm")
     before = file.stat()
     for again in (store, store_in(inbox)):
         put(again, IMAGES[0])
+        put(again, other_meta)
         assert refusal(again, changed(IMAGES[0], KVP=99)) is Reason.CONFLICT
         assert [*inbox.glob("*/*/*.dcm")] == [file]
         assert file.stat().st_ino == before.st_ino

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ from edge.store.pending import PersistPending
 from imaging.read import read_study
 from tests.dicom_peers import Pacs
 from tests.edge.builders import HandClock, report_with
-from tests.edge.dicom_in.senders import ANYWHERE, DICOM, Port, body, changed, file_of, post
+from tests.edge.dicom_in.senders import DICOM, Port, changed
 from tests.edge.dicom_in.test_agent_receives import agent, receiving_in, reports_of
 from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.dicom_out.studies import require_valid
@@ -61,14 +61,17 @@ read_files = partial(report_with, read=read_study)
 """A pipeline that reads the files, and finds the same in each study."""
 
 
+@dataclass
 class Place:
-    """An agent with a port for each way, an archive, and a clock."""
+    """An agent with a port, an archive, and a clock."""
 
-    def __init__(self, root: Path, ports: Sequence[Port], pacs: Pacs, clock: HandClock) -> None:
-        self.root, self.ports, self.pacs, self.clock = root, ports, pacs, clock
+    root: Path
+    port: Port
+    pacs: Pacs
+    clock: HandClock
 
-    def send(self, images: Sequence[Dataset], **how: Any) -> None:
-        assert set(DICOM.send(self.ports[0], *images, **how)) == {0}
+    def send(self, images: Sequence[Dataset]) -> None:
+        assert set(DICOM.send(self.port, *images)) == {0}
 
     def rest(self) -> list[dict[str, Any]]:
         """Let time pass until all that came is read; return the reports."""
@@ -97,13 +100,12 @@ class Place:
 
 
 @contextmanager
-def place(root: Path, read: Any = read_files, **values: Any) -> Iterator[Place]:
+def place(root: Path, read: Any = read_files) -> Iterator[Place]:
     clock = HandClock()
     with Pacs().running(contexts=AllStoragePresentationContexts) as pacs:
-        on = {"receive__stow__address": ANYWHERE, "targets": (pacs_at(pacs.port),), **values}
-        parts = {"clock": clock, "make_objects": made_objects}
-        with agent(receiving_in(root, **on), read, **parts) as ports:
-            yield Place(root, ports, pacs, clock)
+        settings = receiving_in(root, targets=(pacs_at(pacs.port),))
+        with agent(settings, read, clock=clock, make_objects=made_objects) as (port,):
+            yield Place(root, port, pacs, clock)
 
 
 def texts(data: Dataset) -> list[str]:
@@ -171,36 +173,6 @@ def test_a_localizer_that_comes_first_is_ignored_and_joins_its_study(tmp_path: P
         assert_read(report, ["scout"])
         here.objects(2)
         assert not (here.out / "dicom" / "v1").exists()
-
-
-def test_two_studies_in_one_association_and_a_series_sent_twice(tmp_path: Path) -> None:
-    others = [
-        changed(one, PatientID="P2", SOPInstanceUID=f"{one.SOPInstanceUID}.2")
-        for one in [*THICK, *SCOUT]
-    ]
-    both = [one for pair in zip([*THICK, *SCOUT], others, strict=True) for one in pair]
-    with place(tmp_path) as here:
-        here.send(both)
-        here.send(THICK)  # stored already
-        reports = here.rest()
-        assert sorted(one["study"]["patient_id"] for one in reports) == ["P1", "P2"]
-        here.send(THICK)  # reported already
-        here.send(CORONAL, caller="PACS")
-        reports = here.rest()
-        again = deepcopy(THICK)
-        for image in again:  # by another way, with other file meta information
-            image.preamble = b"\1" * 128
-        assert post(here.ports[1], body(*map(file_of, again))).status_code == 200
-        reports = here.rest()
-    # that of the patient who was read first has one version more: it names the other
-    versions = sorted((one["study"]["patient_id"], one["version"]) for one in reports)
-    assert versions in ([("P1", 2), ("P2", 2)], [("P1", 3), ("P2", 1)])
-    for report in reports:
-        assert report["status"] == "final"
-    first = next(one for one in reports if one["study"]["patient_id"] == "P1")
-    named = [one for one in first["other_series"] if "other patient ID" not in one]
-    assert sorted(one.split("'")[1] for one in named) == ["coronal", "scout"]
-    assert len(first["other_series"]) == 3
 
 
 @pytest.mark.parametrize(
