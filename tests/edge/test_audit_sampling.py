@@ -14,9 +14,8 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.merge import merge
-from edge.report.model import Report, Status
+from edge.report.model import Status
 from imaging.volume import Geometry
-from protos.errors import DeadlineUnmeetable, OverreadError
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge import builders
 from tests.edge.builders import THRESHOLDS, WEIGHTS, pipeline_of, report_of
@@ -107,11 +106,6 @@ def test_outcome_and_counts_of_an_audit() -> None:
     assert of(plan_of(0.5), EscalationResult()) is None
 
 
-def audited(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:
-    with escalator(cloud.address, reserve_s=2.0) as second:
-        return report_of(pipeline_of(second, FAINT, cloud__audit_rate=rate), out)
-
-
 def second_only(roi: Roi) -> Verdict | Refusal:
     """Calls the candidate with the second highest edge score a nodule, and no other."""
     verdict = sure(roi)
@@ -119,8 +113,8 @@ def second_only(roi: Roi) -> Verdict | Refusal:
 
 
 def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
-    with FakeCloud(second_only) as cloud:
-        report = audited(cloud, tmp_path)
+    with FakeCloud(second_only) as cloud, escalator(cloud.address, reserve_s=2.0) as second:
+        report = report_of(pipeline_of(second, FAINT, cloud__audit_rate=1.0), tmp_path)
     assert cloud.asked == [[1, 3, 2]]
     assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.COMPLETE)
     written = json.loads((tmp_path / "report.json").read_text())
@@ -131,22 +125,3 @@ def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
     assert finding["reason"].startswith("audit: the edge dismissed it with 0.08; the cloud gives")
     words = "sampled, 3 of 3 dismissed candidates were read again, 1 of them confirmed"
     assert words in (tmp_path / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("faults", "rate", "outcome", "why"),
-    [
-        ([DeadlineUnmeetable("busy")], 1.0, AuditOutcome.UNANSWERED, "the cloud has too much"),
-        ([], 0.0, AuditOutcome.NOT_SAMPLED, ""),
-    ],
-)
-def test_an_audit_without_an_answer_leaves_the_report_as_it_was(
-    tmp_path: Path, faults: list[OverreadError], rate: float, outcome: AuditOutcome, why: str
-) -> None:
-    with FakeCloud(faults=faults) as cloud:
-        report = audited(cloud, tmp_path, rate)
-    assert len(cloud.headers) == rate
-    assert (report.status, report.findings) == (Status.FINAL, ())
-    assert report.audit is not None
-    assert report.audit.outcome is outcome
-    assert report.audit.reason.startswith(why)
