@@ -112,10 +112,10 @@ def test_an_roi_refused_for_a_transient_cause_is_sent_again(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked"), [("Overloaded", [[0, 1], [0], [0]]), ("ModelFailed", [[0, 1]])]
+    ("kind", "streams"), [("Overloaded", [[0, 1], [0], [0]]), ("ModelFailed", [[0, 1]])]
 )
 def test_an_roi_that_is_always_refused_keeps_the_last_refusal(
-    kind: str, asked: list[list[int]]
+    kind: str, streams: list[list[int]]
 ) -> None:
     """It is sent again where that may help; the verdicts of the others stand."""
     told = iter(range(9))
@@ -124,8 +124,8 @@ def test_an_roi_that_is_always_refused_keeps_the_last_refusal(
         return sure(roi) if roi.roi_id else Refusal(0, kind, f"no {next(told)}")
 
     cloud, came = asked(0.5, 0.4, answer=refuse)
-    assert (cloud.asked, came.attempts, list(came.verdicts)) == (asked, len(asked), [1])
-    reason = f"no {len(asked) - 1}"
+    assert (cloud.asked, came.attempts, list(came.verdicts)) == (streams, len(streams), [1])
+    reason = f"no {len(streams) - 1}"
     assert came.refusals == {0: Refusal(0, kind, reason)}
     assert came.reason == f"the cloud refused 1 ROI: {error_by_name(kind, reason).text}"
     assert came.refused
