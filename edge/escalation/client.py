@@ -105,7 +105,6 @@ class Escalator:
         fallback: a second, separate cloud with its link: used while the first is down or refuses.
         on_sending: called with every stream before it is opened.
         jitter: a random number between two bounds.
-        most_attempts: streams that are opened for one study within its deadline.
     """
 
     def __init__(
@@ -117,14 +116,13 @@ class Escalator:
         fallback: tuple[grpc.Channel, Link] | None = None,
         on_sending: OnSending = lambda _sending: None,
         jitter: Jitter = random.uniform,
-        most_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         clouds = [(channel, link, settings.cloud.address or "")]
         if fallback:
             clouds.append((*fallback, settings.cloud.fallback or ""))
         self._clouds = [(OverreadStub(to), of_cloud, name) for to, of_cloud, name in clouds]
         self._on_sending = on_sending
-        self._settings, self._jitter, self._most_attempts = settings, jitter, most_attempts
+        self._settings, self._jitter = settings, jitter
 
     def estimate(self) -> LinkEstimate:
         """Return the estimate of the first available link; wait during the startup grace."""
@@ -227,7 +225,7 @@ class Escalator:
         attempts = 0
         while True:
             fault, attempts = escalation.attempt(), attempts + 1
-            if attempts == self._most_attempts or deadline.passed or not states.open:
+            if attempts == MAX_ATTEMPTS or deadline.passed or not states.open:
                 return fault, attempts
             if escalation.fail_over(fault):
                 continue

@@ -83,7 +83,7 @@ def test_an_edge_without_a_certificate_gets_no_verdict(pki: Path) -> None:
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         for settings in (load_settings(), load_settings(cloud__tls__ca=pki / "ca.pem")):
             with open_channel(cloud.address, settings) as channel:
-                second = Escalator(channel, Link(), load_settings(reserve_s=0.1), most_attempts=1)
+                second = Escalator(channel, Link(), load_settings(reserve_s=0.1))
                 came = read(second, 0.5, budget_s=1.0)
             assert came.verdicts == {}
             assert came.reason.startswith(("the cloud cannot be reached", "the time ran out"))

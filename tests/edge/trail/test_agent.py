@@ -13,14 +13,11 @@ from edge.audit import Event
 from edge.folders import RECEIVED
 from edge.job import Job
 from edge.pipeline import StudyResult
-from edge.queue import requeue
 from edge.report.model import Report
 from edge.report.write import write_report
-from edge.run import site_of
 from edge.store.pending import PersistPending
 from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import Verified, verify
-from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
 from tests.edge.builders import put, put_all
@@ -101,19 +98,6 @@ def test_a_trail_that_cannot_be_written_stops_no_study(
     put(tmp_path / "inbox", "b")
     work_off(tmp_path)
     assert [*of_studies(tmp_path).values()] == [[Event.RECEIVED, Event.READ]] * 2
-
-
-def test_who_has_a_study_read_again_is_in_the_trail(tmp_path: Path) -> None:
-    put(tmp_path / "inbox", "a", "bad")
-    work_off(tmp_path)
-    requeue("a", site_of(settings_in(tmp_path)))
-    assert verified(tmp_path).waiting == 1
-    work_off(tmp_path)
-    (again,) = facts(tmp_path, Event.REQUEUED)
-    first, second = of_studies(tmp_path).items()
-    assert first == (again["study_key"], [Event.RECEIVED, Event.REJECTED, Event.REQUEUED])
-    assert second[1] == [Event.RECEIVED, Event.REJECTED]
-    assert again["user"]
 
 
 def test_a_lost_database_is_in_the_trail_and_the_chain_goes_on(tmp_path: Path) -> None:
