@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
@@ -163,22 +162,6 @@ def test_a_slow_service_leaves_the_verdicts_that_came_in_time() -> None:
     assert link.estimate().completion_s(3, 3 * 48**3) > 2.0
 
 
-def test_a_bare_cancelled_of_a_closing_server_is_retried() -> None:
-    """It is what gRPC says of a call that meets a server which is just closing."""
-    closed: list[bool] = []
-
-    class Closing(FakeCloud):
-        def Read(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
-            if not closed:
-                closed.append(True)
-                context.abort(grpc.StatusCode.CANCELLED, "")
-            yield from super().Read(request_iterator, context)
-
-    with Closing() as cloud:
-        came = ask(cloud.address, 0.4)
-    assert (list(came.verdicts), came.attempts, came.reason) == ([0], 2, "")
-
-
 def test_a_response_of_a_later_contract_is_ignored() -> None:
     class Later(FakeCloud):
         def Read(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
@@ -195,15 +178,6 @@ def test_a_retry_sends_only_open_rois() -> None:
     assert cloud.asked == [[0], [1, 2]]
     assert [header.roi_count for header in cloud.headers] == [3, 2]
     assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
-
-
-def test_status_without_a_class_is_the_service_s_fault() -> None:
-    def collapse(_roi: Roi) -> Verdict | Refusal:
-        raise ZeroDivisionError
-
-    _, came = asked(0.4, answer=collapse)
-    assert came.attempts == 1
-    assert came.reason.startswith("the cloud failed")
 
 
 @pytest.mark.parametrize(
