@@ -112,14 +112,14 @@ def of_another(indices: Iterable[int]) -> Change:
     return spoil
 
 
-def acquisitions(first: Iterable[int], second: Iterable[int], **second_has: object) -> Change:
-    """Number two acquisitions in the series; the second may differ from the first."""
+def numbered(number: Callable[[int], int]) -> Change:
+    """Give each slice the number of an acquisition."""
 
-    def spoil(scan: Scan) -> None:
-        scan.set(first, AcquisitionNumber=1)
-        scan.set(second, AcquisitionNumber=2, **second_has)
+    def change(scan: Scan) -> None:
+        for index in ALL:
+            scan.set([index], AcquisitionNumber=number(index))
 
-    return spoil
+    return change
 
 
 def doubled(scan: Scan, number: int | None, **second_has: object) -> None:
@@ -263,7 +263,7 @@ RECIPES = [
            ("kernel changes within the series", "STANDARD (060.dcm)", "BONE")),
     Recipe("a series twice in one, no acquisitions", lambda scan: doubled(scan, None),
            ("duplicate slice",), IncompleteSeries),
-    Recipe("two acquisitions interleaved", acquisitions(range(0, 133, 2), range(1, 133, 2)),
+    Recipe("two acquisitions interleaved", numbered(lambda z: 1 + z % 2),
            ("Slices are 5 mm apart",)),
     Recipe("white below slice 100", white_out(100), (ADULT, "height", "volume 0.7")),
     Recipe("white below slice 60", white_out(60), (ADULT, "section 12 mm from an end")),
@@ -331,8 +331,7 @@ def test_acquisitions_that_follow_each_other_are_one_volume(
 ) -> None:
     """Two breath-holds, a number for each slice, and one for each rotation."""
     scan = base.copied(tmp_path / "scan")
-    for index in range(133):
-        scan.set([index], AcquisitionNumber=number(index))
+    numbered(number)(scan)
     found = outcome(scan.folder)
     assert found.study is not None
     assert found.study.volume.shape[0] == 133

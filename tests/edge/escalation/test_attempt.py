@@ -41,15 +41,26 @@ class Scripted:
     def cancel(self) -> None:
         self.cancelled.set()
 
-    def attempt(self, link: Link) -> OverreadError | None:
+    def attempt(self, link: Link, deadline_s: float = LONG_S) -> OverreadError | None:
         """The fault that ended it."""
         states, endpoint = RoiStates(self.rois), Endpoint(lambda *_: self, link)
-        escalation = Escalation([endpoint], states, Deadline.after(LONG_S), "key-1")
+        escalation = Escalation([endpoint], states, Deadline.after(deadline_s), "key-1")
         assert escalation.enter()
         try:
             return escalation.attempt()
         finally:
             escalation.close()
+
+
+def test_the_deadline_ends_a_stream_that_had_begun_and_what_came_is_kept() -> None:
+    """One answer is enough not to count as silent."""
+    link, stream = Link(), Scripted([0])
+    link.response_timeout_s = lambda: 0.1  # type: ignore[method-assign] # of a near cloud
+    fault = stream.attempt(link, deadline_s=0.5)
+    assert isinstance(fault, DeadlinePassed)
+    assert fault.reason == "the answer did not arrive before the deadline"
+    assert stream.cancelled.is_set()
+    assert len(stream.timing.arrivals) == 1
 
 
 def test_a_stream_that_lingers_after_the_last_answer_is_cancelled() -> None:

@@ -13,11 +13,14 @@ from edge.audit import Event
 from edge.folders import RECEIVED
 from edge.job import Job
 from edge.pipeline import StudyResult
+from edge.queue import requeue
 from edge.report.model import Report
 from edge.report.write import write_report
+from edge.run import site_of
 from edge.store.pending import PersistPending
 from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import Verified, verify
+from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
 from tests.edge.builders import put, put_all
@@ -60,6 +63,11 @@ def test_the_trail_has_the_start_every_study_and_the_stop(tmp_path: Path) -> Non
     assert (rejected["kind"], rejected["status"]) == ("NotCt", "rejected")
     assert verified(tmp_path).broken is None
     assert verified(tmp_path).waiting == 0
+    requeue("b", site_of(settings_in(tmp_path)))  # a person has it read again
+    assert verified(tmp_path).waiting == 1
+    work_off(tmp_path)
+    (again,) = facts(tmp_path, Event.REQUEUED)
+    assert (again["study_key"], again["user"] != "") == (rejected["study_key"], True)
 
 
 def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> None:
