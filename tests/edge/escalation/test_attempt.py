@@ -14,7 +14,14 @@ from edge.escalation.stream import Received, StreamTiming
 from edge.link.link import Link
 from edge.store.pending import PendingStep
 from protos.deadline import Deadline
-from protos.errors import DeadlineUnmeetable, InvalidRequest, ModelFailed, Overloaded, OverreadError
+from protos.errors import (
+    DeadlinePassed,
+    DeadlineUnmeetable,
+    InvalidRequest,
+    ModelFailed,
+    Overloaded,
+    OverreadError,
+)
 from tests.edge.builders import SHAPE, Site, box, plan_of
 from tests.edge.fake_cloud import FakeCloud, escalator, free_port, read, sure
 
