@@ -97,7 +97,10 @@ def test_outcome_and_counts_of_an_audit() -> None:
     lost = EscalationResult(reason="Unreachable: lost")
     assert of(plan, hit) == Audit(AuditOutcome.CONFIRMED, 0.05, 0.09, 3, 3, 1)
     assert of(plan, clear) == Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 1, 0)
-    assert of(plan, lost) == Audit(AuditOutcome.UNANSWERED, 0.05, 0.09, 3, reason=lost.reason)
+    unanswered = Audit(AuditOutcome.UNANSWERED, 0.05, 0.09, 3, reason=lost.reason)
+    assert of(plan, lost) == unanswered
+    again = "sampled, 0 of 3 dismissed candidates were read again: Unreachable: lost"
+    assert unanswered.text.endswith(f"the highest dismissed score is 0.090; {again}")
     nothing = Audit(AuditOutcome.NOTHING, 0.05, 0.0)
     assert of(plan_of(), EscalationResult()) == nothing
     assert nothing.text == "sampled, but there was no candidate to send"
