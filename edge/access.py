@@ -10,10 +10,11 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -148,16 +149,17 @@ def whose(path: Path) -> str:
 
 def user_name(number: int) -> str:
     """Return the name of a user, or the number where there is no name."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
+    return _name_of(pwd.getpwuid, number)
 
 
 def group_name(number: int) -> str:
     """Return the name of a group, or the number where there is no name."""
+    return _name_of(grp.getgrgid, number)
+
+
+def _name_of(entry: Callable[[int], Sequence[Any]], number: int) -> str:
     try:
-        return grp.getgrgid(number).gr_name
+        return str(entry(number)[0])
     except KeyError:
         return str(number)
 

@@ -93,23 +93,13 @@ def audit_of(
     dismissed = [d.candidate.score for d in plan.decisions if d.route is Route.DISMISS]
     verdicts = [answers.verdicts[i] for i in plan.audit if i in answers.verdicts]
     confirmed = sum(confirms(verdict, thresholds) for verdict in verdicts)
-    why = answers.reason or plan.held_back
-    return Audit(
-        _outcome(sampled, len(dismissed), len(verdicts), confirmed),
-        rate,
-        max(dismissed, default=0.0),
-        len(plan.audit),
-        len(verdicts),
-        confirmed,
-        why if sampled and dismissed else "",
-    )
-
-
-def _outcome(sampled: bool, dismissed: int, read: int, confirmed: int) -> AuditOutcome:
+    outcome = AuditOutcome.CONFIRMED if confirmed else AuditOutcome.CLEAR
     if not sampled:
-        return AuditOutcome.NOT_SAMPLED
-    if not dismissed:
-        return AuditOutcome.NOTHING
-    if not read:
-        return AuditOutcome.UNANSWERED
-    return AuditOutcome.CONFIRMED if confirmed else AuditOutcome.CLEAR
+        outcome = AuditOutcome.NOT_SAMPLED
+    elif not dismissed:
+        outcome = AuditOutcome.NOTHING
+    elif not verdicts:
+        outcome = AuditOutcome.UNANSWERED
+    why = (answers.reason or plan.held_back) if sampled and dismissed else ""
+    best, counts = max(dismissed, default=0.0), (len(plan.audit), len(verdicts), confirmed)
+    return Audit(outcome, rate, best, *counts, why)

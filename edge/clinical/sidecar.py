@@ -20,7 +20,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from edge.errors import EdgeError
 from imaging.errors import UnreadableFile
 from imaging.files import SIDECARS, open_plain
 from process.text import printable_line
@@ -29,10 +28,6 @@ from process.text import printable_line
 SMOKING = ("never", "former", "current")
 _FLAGS = ("family_history_of_lung_cancer", "emphysema", "spiculation", "prior_chest_ct")
 _MAX_BYTES = 1 << 16
-
-
-class BadClinical(EdgeError):
-    """``clinical.json`` cannot be used: the message names field, value and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -66,36 +61,37 @@ def clinical_of(study: Path) -> Clinical:
     file = study / NAME
     if not study.is_dir() or not (file.exists() or file.is_symlink()):
         return UNKNOWN
+    values: Any = None
     try:
         with open_plain(file) as stream:
             text = stream.read(_MAX_BYTES + 1)
-        if len(text) > _MAX_BYTES:
-            raise BadClinical(f"more than {_MAX_BYTES} bytes, expected a small JSON object")
-        return _clinical(json.loads(text))
+        problem = f"more than {_MAX_BYTES} bytes, expected a small JSON object"
+        if len(text) <= _MAX_BYTES:
+            values = json.loads(text)
+            problem = _problem(values)
     except UnreadableFile as error:
         problem = error.reason
-    except BadClinical as error:
-        problem = str(error)
     except (ValueError, RecursionError):
         problem = "is no JSON, expected a JSON object"
-    return Clinical(source=NAME, problem=problem)
+    if problem:
+        return Clinical(source=NAME, problem=problem)
+    family, emphysema, spiculation, prior = (values.get(name) for name in _FLAGS)
+    return Clinical(values.get("smoking") or "", family, emphysema, spiculation, prior, NAME)
 
 
-def _clinical(values: Any) -> Clinical:
+def _problem(values: object) -> str:
+    """Return which field of the file is wrong, and what is expected; empty for none."""
     if not isinstance(values, Mapping):
-        raise BadClinical("is no JSON object")
+        return "is no JSON object"
     known = ("smoking", *_FLAGS)
     for name in values.keys() - set(known):
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
-        raise BadClinical(f"{printable_line(name)[:60]}: there is no such field; {hint}")
-    for name in _FLAGS:
-        value = values.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise BadClinical(f"{name} = {json.dumps(value)[:60]}: expected true or false")
-    smoking = values.get("smoking")
-    if smoking is not None and smoking not in SMOKING:
-        allowed = ", ".join(f'"{one}"' for one in SMOKING)
-        raise BadClinical(f"smoking = {json.dumps(smoking)[:60]}: expected one of {allowed}")
-    family, emphysema, spiculation, prior = (values.get(name) for name in _FLAGS)
-    return Clinical(smoking or "", family, emphysema, spiculation, prior, NAME)
+        return f"{printable_line(name)[:60]}: there is no such field; {hint}"
+    smoking = ", ".join(f'"{one}"' for one in SMOKING)
+    expected = {"smoking": f"one of {smoking}", **dict.fromkeys(_FLAGS, "true or false")}
+    for name, value in values.items():
+        fits = value in SMOKING if name == "smoking" else isinstance(value, bool)
+        if value is not None and not fits:
+            return f"{name} = {json.dumps(value)[:60]}: expected {expected[name]}"
+    return ""

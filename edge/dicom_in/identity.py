@@ -120,7 +120,9 @@ def identify(file: Path) -> Identity:
     try:
         content = BytesIO(head)
         content.seek(_PREAMBLE + len(_MAGIC))
-        meta = read_dataset(content, False, True, stop_when=_is_past_meta)
+        meta = read_dataset(
+            content, False, True, stop_when=lambda tag, *_: tag.group != _META_GROUP
+        )
         offset = content.tell()
     # pydicom promises no set of exceptions for damaged files
     except Exception as error:
@@ -146,14 +148,6 @@ def data_set_digest(file: Path, offset: int) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _is_past_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag.group != _META_GROUP
-
-
-def _is_past_identifiers(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return bool(tag > _LAST)
-
-
 def _identifiers(head: bytes, syntax: str) -> Dataset:
     """Parse the beginning of a data set; a deflated one is inflated no further than needed."""
     if syntax == DeflatedExplicitVRLittleEndian:
@@ -163,7 +157,7 @@ def _identifiers(head: bytes, syntax: str) -> Dataset:
         BytesIO(head),
         syntax == ImplicitVRLittleEndian,
         syntax != ExplicitVRBigEndian,
-        stop_when=_is_past_identifiers,
+        stop_when=lambda tag, *_: bool(tag > _LAST),
         specific_tags=tags,
     )
 

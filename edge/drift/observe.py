@@ -101,7 +101,7 @@ def observe(study_key: str, report: Report | None, finding: float) -> Observatio
     measured = report.acquisition
     return Observation(
         study_key,
-        model=model_of(report.models.get("edge", "")),
+        model=report.models.get("edge", "").partition(" (")[0],  # without its engine
         provisional=report.status is Status.PROVISIONAL,
         scores=tuple(scores),
         kept=len(report.decisions) - len(report.dismissed),
@@ -120,11 +120,6 @@ def observe(study_key: str, report: Report | None, finding: float) -> Observatio
 def bin_of(score: float) -> int:
     """Return the number of the bin of a score."""
     return bisect_right(EDGES, score)
-
-
-def model_of(label: str) -> str:
-    """Return name and version of a model in a report, without the engine that ran it."""
-    return label.partition(" (")[0]
 
 
 def _changed(unsure: Sequence[float], findings: Sequence[Finding], finding: float) -> int:

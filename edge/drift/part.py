@@ -14,41 +14,8 @@ from edge.part import Agent, Card, Panel, Part
 from edge.report.model import Report
 from edge.report.serialize import own_report
 from edge.settings.core import EdgeSettings
-from edge.site import Site
 
 NOTHING = Drift("", (), ())
-
-
-class DriftMonitor:
-    """Drift of the model that read the last study; several threads may ask."""
-
-    def __init__(self, site: Site) -> None:
-        self._site, self._lock = site, threading.Lock()
-        self._seen: tuple[object, ...] = ()
-        self._drift = NOTHING
-
-    def current(self) -> Drift:
-        """Return what is known now.
-
-        Raises:
-            sqlite3.Error: the database does not answer.
-        """
-        with self._lock, self._site.reading() as database:
-            seen = database.execute(
-                "SELECT count(*), max(rowid), max(updated), sum(provisional) FROM drift"
-            ).fetchone()
-            if tuple(seen) != self._seen:
-                self._drift = _load(database)
-                self._seen = tuple(seen)
-            return self._drift
-
-    def level(self, measure: str) -> float:
-        """Return the level of a measure as a number, 0 where nothing is known."""
-        try:
-            found = self.current().measures
-        except sqlite3.Error:
-            return 0.0
-        return float(next((one.level.value for one in found if one.name == measure), 0))
 
 
 def _load(database: sqlite3.Connection) -> Drift:
@@ -80,19 +47,44 @@ class DriftPart(Part):
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
-        self.monitor = DriftMonitor(agent.site)
+        self._lock = threading.Lock()
+        self._seen: tuple[object, ...] = ()
+        self._drift = NOTHING
         self._due: list[tuple[str, str, str]] = []
         self._may_be_due = True
         level = agent.telemetry.gauge(
             "drift_level", "0 steady, 1 watch, 2 alarm, for each measure of drift", "measure"
         )
         for name in NAMES:
-            level.labels(name).set_function(partial(self.monitor.level, name))
+            level.labels(name).set_function(partial(self.level, name))
 
     @classmethod
     def schema(cls, _settings: EdgeSettings) -> Schema:
         """Return the table of observations."""
         return Schema(MIGRATIONS)
+
+    def current(self) -> Drift:
+        """Return the drift of the model that read the last study; several threads may ask.
+
+        Raises:
+            sqlite3.Error: the database does not answer.
+        """
+        with self._lock, self.agent.site.reading() as database:
+            seen = database.execute(
+                "SELECT count(*), max(rowid), max(updated), sum(provisional) FROM drift"
+            ).fetchone()
+            if tuple(seen) != self._seen:
+                self._drift = _load(database)
+                self._seen = tuple(seen)
+            return self._drift
+
+    def level(self, measure: str) -> float:
+        """Return the level of a measure as a number, 0 where nothing is known."""
+        try:
+            found = self.current().measures
+        except sqlite3.Error:
+            return 0.0
+        return float(next((one.level.value for one in found if one.name == measure), 0))
 
     def work(self, _waiting: bool) -> bool:
         """Note the observation of one report, until there is one for each."""
@@ -131,11 +123,11 @@ class DriftPart(Part):
         return observe(key, report, finding)
 
     def _values(self) -> Mapping[str, Any]:
-        drift = self.monitor.current()
+        drift = self.current()
         return {"drift": drift, "rates": rates(drift)}
 
     def _card(self) -> Card:
-        drift = self.monitor.current()
+        drift = self.current()
         steady = ("Steady", "ok") if drift.is_complete else ("Too early", "")
         value, look = _LOOKS.get(drift.level, steady)
         count = len(drift.baseline) + len(drift.recent)

@@ -105,7 +105,6 @@ class Escalator:
         fallback: a second, separate cloud with its link: used while the first is down or refuses.
         on_sending: called with every stream before it is opened.
         jitter: a random number between two bounds.
-        most_attempts: streams that are opened for one study within its deadline.
     """
 
     def __init__(
@@ -116,25 +115,27 @@ class Escalator:
         *,
         fallback: tuple[grpc.Channel, Link] | None = None,
         on_sending: OnSending = lambda _sending: None,
-        sleep: Callable[[float], None] = time.sleep,
         jitter: Jitter = random.uniform,
-        most_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         clouds = [(channel, link, settings.cloud.address or "")]
         if fallback:
             clouds.append((*fallback, settings.cloud.fallback or ""))
         self._clouds = [(OverreadStub(to), of_cloud, name) for to, of_cloud, name in clouds]
         self._on_sending = on_sending
-        self._settings, self._sleep, self._jitter = settings, sleep, jitter
-        self._most_attempts = most_attempts
+        self._settings, self._jitter = settings, jitter
 
     def estimate(self) -> LinkEstimate:
         """Return the estimate of the first available link; wait during the startup grace."""
-        return self._first_available(wait=True)
+        for _, link, _ in self._clouds:
+            link.wait_until_known()
+            if (found := link.estimate()).available:
+                return found
+        return self.estimate_now()
 
     def estimate_now(self) -> LinkEstimate:
         """Return the estimate of the first available link, without waiting."""
-        return self._first_available(wait=False)
+        estimates = self.estimates_now()
+        return next((one for one in estimates if one.available), estimates[0])
 
     def estimates_now(self) -> list[LinkEstimate]:
         """Return the estimate of each link, the first cloud's first, without waiting."""
@@ -143,16 +144,6 @@ class Escalator:
     def traffic(self) -> Traffic:
         """Return what went over all links."""
         return sum((link.traffic for _, link, _ in self._clouds), Traffic())
-
-    def _first_available(self, *, wait: bool) -> LinkEstimate:
-        estimates = []
-        for _, link, _ in self._clouds:
-            if wait:
-                link.wait_until_known()
-            estimates.append(link.estimate())
-            if estimates[-1].available:
-                return estimates[-1]
-        return estimates[0]
 
     def read(
         self,
@@ -234,14 +225,14 @@ class Escalator:
         attempts = 0
         while True:
             fault, attempts = escalation.attempt(), attempts + 1
-            if attempts == self._most_attempts or deadline.passed or not states.open:
+            if attempts == MAX_ATTEMPTS or deadline.passed or not states.open:
                 return fault, attempts
             if escalation.fail_over(fault):
                 continue
             wait_s = self._pause_s(attempts, fault)
             if not states.is_retryable(fault) or wait_s > deadline.remaining_s:
                 return fault, attempts
-            self._sleep(wait_s)
+            time.sleep(wait_s)
 
     def _pause_s(self, attempts: int, fault: OverreadError | None) -> float:
         """Return the pause after this number of attempts: random, up to a bound that doubles.

@@ -176,8 +176,9 @@ class DecayingQuantiles:
         self._seen.append(_Seen(self._clock(), value))
 
     def add_bound(self, value: float) -> None:
-        """Add that the quantity is more than ``value`` now."""
-        self._seen.append(_Seen(self._clock(), value, is_bound=True))
+        """Add that the quantity is more than ``value`` now; below the median that is not new."""
+        if value > self.quantile(0.5):
+            self._seen.append(_Seen(self._clock(), value, is_bound=True))
 
     def quantile(self, q: float) -> float:
         """Return the value that the next measurement does not exceed with probability ``q``.
@@ -319,18 +320,12 @@ class Measurements:
         if responded_soon and sent_bytes * self._up_s.quantile(SLOW) < wait_s / 2:
             idle = LinkEstimate.steady(replace(self.pace(0.5), queue_s=0.0))
             queued_s = after_s - idle.completion_s(rois, sent_bytes)
-            _add_bound(self._queue_s, queued_s)
+            self._queue_s.add_bound(queued_s)
             self.queue_reported(max(queued_s, self._reported_now_s()))
         # Otherwise the upload was slow.
         else:
-            _add_bound(self._up_s, wait_s / sent_bytes)
+            self._up_s.add_bound(wait_s / sent_bytes)
 
     def _reported_now_s(self) -> float:
         """Return the reported queue, which drains by one second a second."""
         return self._reported_queue_s - (self._clock() - self._reported_at_s)
-
-
-def _add_bound(quantiles: DecayingQuantiles, value: float) -> None:
-    """Add a bound, unless it is below the median: then it says nothing new."""
-    if value > quantiles.quantile(0.5):
-        quantiles.add_bound(value)

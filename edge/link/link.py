@@ -19,6 +19,8 @@ RECENT_S = 60.0
 TIMEOUT_ROUND_TRIPS = 4
 """The response timeout in slow round trips (95th percentile)."""
 
+COOL_OFF_S = 30.0
+
 NO_RESPONSE_YET = "the cloud is not yet known to be reachable"
 
 
@@ -26,14 +28,14 @@ class Breaker:
     """A circuit breaker: closed while escalations are answered, open after several failures.
 
     A failure is a fault of the link, or a deadline that passed without any answer. After
-    ``failures`` in a row the breaker opens and rejects every escalation for ``cool_off_s``. Then
+    ``failures`` in a row the breaker opens and rejects every escalation for `COOL_OFF_S`. Then
     it is half-open: one escalation enters as the probe, and the others are rejected until it has
     ended. Its success closes the breaker, its failure opens it again. If it shows neither, the
     next escalation becomes the probe.
     """
 
-    def __init__(self, clock: Callable[[], float], failures: int, cool_off_s: float) -> None:
-        self._clock, self._allowed, self._cool_off_s = clock, failures, cool_off_s
+    def __init__(self, clock: Callable[[], float], failures: int) -> None:
+        self._clock, self._allowed = clock, failures
         self._failed, self._last_fault, self._probe_running = 0, "", False
         self._open_until_s = float("-inf")
 
@@ -66,7 +68,7 @@ class Breaker:
         """Note that the escalation was not answered, because of ``fault``."""
         self._failed, self._last_fault, self._probe_running = self._failed + 1, fault, False
         if self._failed >= self._allowed:
-            self._open_until_s = self._clock() + self._cool_off_s
+            self._open_until_s = self._clock() + COOL_OFF_S
 
     def inconclusive(self) -> None:
         """Note that the escalation does not show whether the cloud is reachable."""
@@ -98,15 +100,9 @@ class Link:
         suspect: is set when an escalation was not answered; the health monitor waits for it.
     """
 
-    def __init__(
-        self,
-        *,
-        failures: int = 3,
-        cool_off_s: float = 30.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, failures: int = 3, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.RLock()
-        self._breaker = Breaker(clock, failures, cool_off_s)
+        self._breaker = Breaker(clock, failures)
         self._measured = Measurements(clock)
         self._response_at_s: float | None = None
         self._grace_until_s: float | None = None

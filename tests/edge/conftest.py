@@ -1,5 +1,6 @@
-"""A clock by hand, and a site with a silent cloud for the tests of pending reads."""
+"""A clock by hand, a silent port, and a site with a silent cloud for the tests of pending reads."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from tests.edge.builders import HandClock, SilentCloud, Site, open_store, site_a
 @pytest.fixture
 def clock() -> HandClock:
     return HandClock()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a port that accepts connections, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ import structlog
 
 from edge import assemble
 from edge.assemble import open_pipeline
-from edge.budget import Budget
 from edge.decide import Situation, decide
 from edge.errors import BadSettings
 from edge.escalation.client import Escalator, NoSecondReader
-from edge.escalation.rois import EscalationResult, cut_rois
+from edge.escalation.rois import cut_rois
 from edge.link.channel import open_channel
 from edge.link.estimate import LinkEstimate
 from edge.link.link import Link
@@ -24,7 +23,7 @@ from imaging.errors import TooLarge
 from imaging.preprocess import preprocess
 from protos.deadline import Deadline
 from tests.edge.builders import SHAPE, THRESHOLDS, FixedScreener, box, plan_of
-from tests.edge.fake_cloud import FakeCloud, mutual_tls
+from tests.edge.fake_cloud import FakeCloud, mutual_tls, read
 from tests.evaluation.plain_chest import chest
 from tests.pki import make_pki
 
@@ -76,32 +75,24 @@ def test_a_fallback_without_a_cloud_is_logged() -> None:
 
 @pytest.fixture
 def pki(tmp_path: Path) -> Path:
-    """A certificate each for a service and for an edge."""
     names = {name: (f"CN={name}", "subjectAltName=IP:127.0.0.1") for name in ("service", "edge")}
     return make_pki(tmp_path, **names)
-
-
-def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> EscalationResult:
-    with open_channel(address, settings) as channel:
-        second = Escalator(channel, Link(), load_settings(reserve_s=0.1), most_attempts=1)
-        return second.read(plan_of(0.5), box(), Budget(Deadline.after(budget_s)), "key")
 
 
 def test_an_edge_without_a_certificate_gets_no_verdict(pki: Path) -> None:
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         for settings in (load_settings(), load_settings(cloud__tls__ca=pki / "ca.pem")):
-            came = ask(cloud.address, settings, budget_s=1.0)
+            with open_channel(cloud.address, settings) as channel:
+                second = Escalator(channel, Link(), load_settings(reserve_s=0.1))
+                came = read(second, 0.5, budget_s=1.0)
             assert came.verdicts == {}
             assert came.reason.startswith(("the cloud cannot be reached", "the time ran out"))
 
 
-def edge_files(pki: Path, **other: Path) -> dict[str, object]:
-    files = {
-        "cloud__tls__ca": pki / "ca.pem",
-        "cloud__tls__cert": pki / "edge.pem",
-        "cloud__tls__key": pki / "edge.key",
-    }
-    return {**files, **other}
+def settings_with(pki: Path, key: str = "edge", **more: object) -> EdgeSettings:
+    """Of an edge with a certificate, for a cloud that is not asked."""
+    files = {"ca": pki / "ca.pem", "cert": pki / "edge.pem", "key": pki / f"{key}.key"}
+    return load_settings(cloud__address="localhost:1", cloud__tls=files, **more)
 
 
 def test_the_log_names_the_mistake_with_tls_at_the_start(pki: Path) -> None:
@@ -121,17 +112,12 @@ def test_the_log_names_the_mistake_with_tls_at_the_start(pki: Path) -> None:
 
 
 def test_a_wrong_pair_stops_the_start(pki: Path) -> None:
-    wrong = load_settings(
-        cloud__address="localhost:1", **edge_files(pki, cloud__tls__key=pki / "service.key")
-    )
     with pytest.raises(BadSettings, match=r"service\.key cannot be used together"):
-        open_pipeline(wrong).__enter__()
+        open_pipeline(settings_with(pki, key="service")).__enter__()
 
 
 def test_a_certificate_that_expires_soon_is_logged(pki: Path) -> None:
-    settings = load_settings(
-        cloud__address="localhost:1", cloud__health_check_s=0.0, **edge_files(pki)
-    )
+    settings = settings_with(pki, cloud__health_check_s=0.0)
     with structlog.testing.capture_logs() as logs, open_pipeline(settings):
         pass
     soon = [log["reason"] for log in logs if log["event"] == "a certificate expires soon"]

@@ -3,6 +3,7 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import pytest
 
@@ -30,10 +31,8 @@ def test_a_folder_is_copied_as_a_rename_would_leave_it(tmp_path: Path) -> None:
 def test_a_file_for_which_the_disk_has_no_room_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=full))
     with pytest.raises(OSError, match=r"No space left .*report\.json"):
         write_atomically(tmp_path / "report.json", b"{}")
     assert list(tmp_path.iterdir()) == []
@@ -43,17 +42,11 @@ def test_a_file_for_which_the_disk_has_no_room_is_named(
 def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    study, real, copied = put(tmp_path / "from", "a"), shutil.copy2, list[Path]()
-
-    def copy2(source: Path, target: Path, **options: bool) -> object:
-        if copied:
-            raise OSError(code, os.strerror(code), str(target))
-        copied.append(source)
-        return real(source, target, **options)
-
+    study, error = put(tmp_path / "from", "a"), OSError(code, os.strerror(code))
     (tmp_path / "to").mkdir()
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copy2", copy2)
+        # the second file
+        patch.setattr(shutil, "copy2", Mock(wraps=shutil.copy2, side_effect=[DEFAULT, error]))
         with pytest.raises(OSError, match=os.strerror(code)) as raised:
             copy_whole(study, tmp_path / "to" / "a")
     assert is_transient(raised.value)
@@ -77,10 +70,7 @@ def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
     ],
 )
 def test_which_database_errors_are_transient(code: int | None, does: bool) -> None:
-    """A full disk does; to sqlite a used-up quota and a read-only remount are failed writes.
-
-    So does another who holds it.
-    """
+    """A full disk, and another who holds it; a used-up quota is a failed write to sqlite."""
     error = sqlite3.OperationalError("disk I/O error")
     if code is not None:
         error.sqlite_errorcode = code

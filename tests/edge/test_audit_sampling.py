@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,8 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.merge import merge
-from edge.report.model import Report, Status
+from edge.report.model import Status
 from imaging.volume import Geometry
-from protos.errors import DeadlineUnmeetable, OverreadError
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge import builders
 from tests.edge.builders import THRESHOLDS, WEIGHTS, pipeline_of, report_of
@@ -25,15 +25,11 @@ KEYS = [f"{number:032x}" for number in range(4000)]
 
 
 def test_the_sample_has_the_size_of_its_rate() -> None:
-    counts = [sum(is_sampled(key, rate) for key in KEYS) for rate in (0.0, 0.1, 1.0)]
-    assert counts[0] == 0
-    assert 340 <= counts[1] <= 460
-    assert counts[2] == len(KEYS)
-
-
-def test_a_higher_rate_includes_every_study_of_a_lower_one() -> None:
-    """The key decides: a study that is read again meets the same fate."""
-    assert all(is_sampled(key, 0.4) for key in KEYS if is_sampled(key, 0.2))
+    """The key decides: a higher rate includes every study of a lower one."""
+    samples = [{key for key in KEYS if is_sampled(key, rate)} for rate in (0.0, 0.1, 0.4, 1.0)]
+    assert (samples[0], samples[3]) == (set(), set(KEYS))
+    assert 340 <= len(samples[1]) <= 460
+    assert samples[1] < samples[2]
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
@@ -55,23 +51,27 @@ def answers_of(*probabilities: float, to: Plan) -> EscalationResult:
     return EscalationResult({i: Verdict(i, p, 7.0, "fake 1", 0.0, 0.001) for i, p in pairs})
 
 
-def test_a_scan_with_an_uncertain_candidate_is_not_audited() -> None:
-    plan = plan_of(*FAINT, 0.5)
-    assert (plan.send, plan.audit) == ((5,), ())
+THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 
 
-def test_reported_candidates_are_characterized_before_the_audit() -> None:
-    plan = plan_of(0.95, 0.05)
-    assert (plan.send, plan.audit) == ((0, 1), (1,))
-    plan = plan_of(0.95, 0.05, max_rois=1)
-    assert (plan.send, plan.audit) == ((0,), ())
-
-
-def test_an_audit_keeps_to_the_budget() -> None:
-    thin = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
-    assert plan_of(*FAINT, link=thin, budget_s=1.5).audit == (1,)
-    plan = plan_of(*FAINT, link=OFF)
-    assert (plan.send, plan.audit, plan.held_back) == ((), (), OFF.reason)
+@pytest.mark.parametrize(
+    ("scores", "situation", "send", "audit"),
+    [
+        ((*FAINT, 0.5), {}, (5,), ()),  # a candidate is uncertain
+        ((0.95, 0.05), {}, (0, 1), (1,)),  # those to characterize come first
+        ((0.95, 0.05), {"max_rois": 1}, (0,), ()),
+        (FAINT, {"link": THIN, "budget_s": 1.5}, (1,), (1,)),
+        (FAINT, {"link": OFF}, (), ()),
+    ],
+)
+def test_an_audit_keeps_to_the_budget_and_to_scans_without_uncertain_candidates(
+    scores: tuple[float, ...],
+    situation: dict[str, Any],
+    send: tuple[int, ...],
+    audit: tuple[int, ...],
+) -> None:
+    plan = plan_of(*scores, **situation)
+    assert (plan.send, plan.audit) == (send, audit)
 
 
 def test_findings_that_an_audit_added_are_counted_in_what_was_read_again() -> None:
@@ -97,20 +97,16 @@ def test_outcome_and_counts_of_an_audit() -> None:
     lost = EscalationResult(reason="Unreachable: lost")
     assert of(plan, hit) == Audit(AuditOutcome.CONFIRMED, 0.05, 0.09, 3, 3, 1)
     assert of(plan, clear) == Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 1, 0)
-    assert of(plan, lost) == Audit(
-        AuditOutcome.UNANSWERED, 0.05, 0.09, 3, reason="Unreachable: lost"
-    )
+    unanswered = Audit(AuditOutcome.UNANSWERED, 0.05, 0.09, 3, reason=lost.reason)
+    assert of(plan, lost) == unanswered
+    again = "sampled, 0 of 3 dismissed candidates were read again: Unreachable: lost"
+    assert unanswered.text.endswith(f"the highest dismissed score is 0.090; {again}")
     nothing = Audit(AuditOutcome.NOTHING, 0.05, 0.0)
     assert of(plan_of(), EscalationResult()) == nothing
     assert nothing.text == "sampled, but there was no candidate to send"
     unsampled = of(replace(plan, send=(), audit=()), EscalationResult(), sampled=False)
     assert unsampled == Audit(AuditOutcome.NOT_SAMPLED, 0.05, 0.09)
     assert of(plan_of(0.5), EscalationResult()) is None
-
-
-def audited(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:
-    with escalator(cloud.address, reserve_s=2.0) as second:
-        return report_of(pipeline_of(second, FAINT, cloud__audit_rate=rate), out)
 
 
 def second_only(roi: Roi) -> Verdict | Refusal:
@@ -120,40 +116,15 @@ def second_only(roi: Roi) -> Verdict | Refusal:
 
 
 def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
-    with FakeCloud(second_only) as cloud:
-        report = audited(cloud, tmp_path)
+    with FakeCloud(second_only) as cloud, escalator(cloud.address, reserve_s=2.0) as second:
+        report = report_of(pipeline_of(second, FAINT, cloud__audit_rate=1.0), tmp_path)
     assert cloud.asked == [[1, 3, 2]]
     assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.COMPLETE)
     written = json.loads((tmp_path / "report.json").read_text())
-    assert written["audit"] == {
-        "outcome": "confirmed",
-        "rate": 1.0,
-        "highest_score": 0.09,
-        "sent": 3,
-        "read": 3,
-        "confirmed": 1,
-        "reason": "",
-    }
+    counts = {"sent": 3, "read": 3, "confirmed": 1}
+    said = {"outcome": "confirmed", "rate": 1.0, "highest_score": 0.09, "reason": ""}
+    assert written["audit"] == said | counts
     (finding,) = written["findings"]
     assert finding["reason"].startswith("audit: the edge dismissed it with 0.08; the cloud gives")
     words = "sampled, 3 of 3 dismissed candidates were read again, 1 of them confirmed"
     assert words in (tmp_path / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("faults", "rate", "outcome", "why"),
-    [
-        ([DeadlineUnmeetable("busy")], 1.0, AuditOutcome.UNANSWERED, "the cloud has too much"),
-        ([], 0.0, AuditOutcome.NOT_SAMPLED, ""),
-    ],
-)
-def test_an_audit_without_an_answer_leaves_the_report_as_it_was(
-    tmp_path: Path, faults: list[OverreadError], rate: float, outcome: AuditOutcome, why: str
-) -> None:
-    with FakeCloud(faults=faults) as cloud:
-        report = audited(cloud, tmp_path, rate)
-    assert len(cloud.headers) == rate
-    assert (report.status, report.findings) == (Status.FINAL, ())
-    assert report.audit is not None
-    assert report.audit.outcome is outcome
-    assert report.audit.reason.startswith(why)

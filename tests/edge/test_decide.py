@@ -9,7 +9,7 @@ from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.selection import Size
-from tests.edge.builders import LISTING, THRESHOLDS, candidate, plan_of
+from tests.edge.builders import LISTING, SHAPE, THRESHOLDS, candidate, plan_of
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 
@@ -28,16 +28,10 @@ def test_routes_part_at_the_thresholds(score: float, route: Route, reason: str) 
     assert (decision.route, decision.reason) == (route, f"edge score {reason}")
 
 
-def test_most_valuable_candidates_are_sent_first() -> None:
-    plan = plan_of(0.85, 0.51, 0.45, 0.12)
-    assert [plan.decisions[i].candidate.score for i in plan.send] == [0.51, 0.45, 0.85, 0.12]
-
-
-def test_value_is_the_expected_cost_without_a_second_reading() -> None:
+@pytest.mark.parametrize(("score", "value"), [(0.2, 0.2 * 0.5), (0.8, 0.2 * 0.5), (0.5, 0.25)])
+def test_value_is_the_expected_cost_without_a_second_reading(score: float, value: float) -> None:
     """The value is s(1-t) below the threshold t and (1-s)t above, greatest at t itself."""
-    assert value_of_second_reading(0.2, THRESHOLDS) == pytest.approx(0.2 * 0.5)
-    assert value_of_second_reading(0.8, THRESHOLDS) == pytest.approx(0.2 * 0.5)
-    assert value_of_second_reading(0.5, THRESHOLDS) == pytest.approx(0.25)
+    assert value_of_second_reading(score, THRESHOLDS) == pytest.approx(value)
 
 
 TEN_A_SECOND = LinkEstimate.steady(Pace(0.1, 1e9, 1e9, queue_s=0.0, roi_s=0.1))
@@ -65,28 +59,37 @@ def test_what_is_held_back_has_a_reason_and_stays_pending(
     assert (len(plan.send), len(plan.later), plan.held_back) == (sent, later, why)
 
 
-def test_a_thin_link_makes_rois_smaller_before_it_drops_them() -> None:
-    """At 100 kB/s four full regions take 4.5 s: in 1.8 s all four go, reduced."""
-    plan = plan_of(*[0.5] * 4, link=THIN, budget_s=1.8)
-    assert plan.send == (0, 1, 2, 3)
-    assert set(plan.sizes) == {Size.REDUCED}
-    assert plan.later == ()
+HOPELESS = LinkEstimate.steady(Pace(60.0, 10.0, 10.0, queue_s=60.0, roi_s=9.0))
 
 
-def test_what_is_not_sent_stays_pending() -> None:
-    plan = plan_of(0.12, 0.2, 0.95, 0.5, 0.01, 0.3, link=THIN, budget_s=0.6)
-    assert (plan.send, plan.later) == ((3, 5), (1, 0))
-    assert plan.held_back == "the link was fast enough for 2 in the 0.6 s left"
+@pytest.mark.parametrize(
+    ("scores", "situation", "send", "sizes", "later"),
+    [
+        ((0.85, 0.51, 0.45, 0.12), {}, (1, 2, 0, 3), {Size.FULL}, ()),
+        # at 100 kB/s four full regions take 4.5 s: in 1.8 s all four go, reduced
+        ((0.5,) * 4, {"link": THIN, "budget_s": 1.8}, (0, 1, 2, 3), {Size.REDUCED}, ()),
+        ((0.12, 0.2, 0.95, 0.5, 0.01, 0.3), {"link": THIN, "budget_s": 0.6}, (3, 5), None, (1, 0)),
+        ((0.4, 0.5), {"link": HOPELESS, "budget_s": 0.5}, (1,), {Size.SLAB}, (0,)),
+    ],
+)
+def test_the_most_valuable_are_sent_first_and_smaller_before_they_stay_pending(
+    scores: tuple[float, ...],
+    situation: dict[str, Any],
+    send: tuple[int, ...],
+    sizes: set[Size] | None,
+    later: tuple[int, ...],
+) -> None:
+    plan = plan_of(*scores, **situation)
+    assert (plan.send, plan.later) == (send, later)
+    assert sizes in (None, set(plan.sizes))
 
 
 def test_the_predicted_95th_percentile_stays_inside_the_budget() -> None:
-    link = LinkEstimate()
     scores = [0.3 + 0.01 * i for i in range(12)]
     for budget_s in (0.4, 0.6, 1.0, 1.7, 3.0):
-        plan = plan_of(*scores, link=link, budget_s=budget_s)
-        full = (48, 48, 48)
-        sent_bytes = sum(math.prod(size.shape_of(full)) for size in plan.sizes)
-        assert link.completion_s(len(plan.send), sent_bytes) <= budget_s
+        plan = plan_of(*scores, budget_s=budget_s)
+        sent_bytes = sum(math.prod(size.shape_of(SHAPE)) for size in plan.sizes)
+        assert LinkEstimate().completion_s(len(plan.send), sent_bytes) <= budget_s
         assert plan.send
 
 
@@ -98,42 +101,27 @@ def test_a_large_nodule_is_sent_whole_or_not_at_all() -> None:
     assert (roomy.send, roomy.sizes) == ((0, 1), (Size.FULL, Size.REDUCED))
 
 
-def test_a_hopeless_link_gets_one_candidate() -> None:
-    hopeless = LinkEstimate.steady(Pace(60.0, 10.0, 10.0, queue_s=60.0, roi_s=9.0))
-    plan = plan_of(0.4, 0.5, link=hopeless, budget_s=0.5)
-    assert (plan.send, plan.sizes, plan.later) == ((1,), (Size.SLAB,), (0,))
-
-
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("changed", "says"),
     [
-        ({}, "thresholds = None"),
-        ({"thresholds": {"possible": 0.1, "dismiss": 0.1, "report": 0.9}}, "finding = None"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "finding": "half"}}, "finding = 'half'"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "finding": float("nan")}}, "finding = nan"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "report": 99}}, "report = 99 must be a prob"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "dismiss": -0.1}}, "dismiss = -0.1 must be"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "possible": 10**400}}, "possible = 10+ must be"),
-        ({"thresholds": {"dismiss": 0.1, "report": 0.9, "finding": 0.6}}, "possible = None"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "possible": True}}, "possible = True"),
-        (
-            {"thresholds": {**THRESHOLDS.__dict__, "possible": 0.7}},
-            "possible 0.7 is above finding 0.5",
-        ),
-        (
-            {"thresholds": {**THRESHOLDS.__dict__, "dismiss": 0.95}},
-            "dismiss 0.95 is above report 0.9",
-        ),
+        (None, "thresholds = None"),
+        ({"finding": None}, "finding = None"),
+        ({"finding": "half"}, "finding = 'half'"),
+        ({"finding": float("nan")}, "finding = nan"),
+        ({"report": 99}, "report = 99 must be a prob"),
+        ({"dismiss": -0.1}, "dismiss = -0.1 must be"),
+        ({"possible": 10**400}, "possible = 10+ must be"),
+        ({"possible": None}, "possible = None"),
+        ({"possible": True}, "possible = True"),
+        ({"possible": 0.7}, "possible 0.7 is above finding 0.5"),
+        ({"dismiss": 0.95}, "dismiss 0.95 is above report 0.9"),
     ],
 )
-def test_unfit_manifest_is_refused(settings: dict[str, object], says: str) -> None:
+def test_unfit_manifest_is_refused(changed: dict[str, object] | None, says: str) -> None:
+    table = {**vars(THRESHOLDS), **(changed or {})}
+    stated = {name: value for name, value in table.items() if value is not None}
     with pytest.raises(UnfitModel, match=says):
-        Thresholds.from_manifest(settings)
-
-
-def test_thresholds_come_from_the_manifest() -> None:
-    settings = {"thresholds": {**THRESHOLDS.__dict__, "possible": 0.2, "finding": 0.6}}
-    assert Thresholds.from_manifest(settings) == LISTING
+        Thresholds.from_manifest({} if changed is None else {"thresholds": stated})
 
 
 def test_a_mass_is_left_to_the_edge() -> None:

@@ -22,7 +22,7 @@ from evaluation.world import settings_in
 from models.runtime.signatures import make_keys
 from tests.edge.agent.test_adopt import empty, noise, work
 from tests.edge.builders import nothing, put_all
-from tests.edge.fake_cloud import FakeCloud, mutual_tls
+from tests.edge.fake_cloud import FakeCloud, free_port, mutual_tls
 from tests.edge.running_agent import command, database, sql
 from tests.pki import make_pki
 
@@ -161,11 +161,9 @@ def test_who_signed_the_models_is_named(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("lines", "what", "said"),
-    [
-        (['screening_model = "screening-int9"'], "model", "screening-int9"),
-        (['cloud.address = "127.0.0.1:1"', 'cloud.tls.ca = "no.pem"'], "cloud", "no.pem"),
-    ],
-)
+    [(['screening_model = "screening-int9"'], "model", "screening-int9"),
+     (['cloud.address = "127.0.0.1:1"', 'cloud.tls.ca = "no.pem"'], "cloud", "no.pem")],
+)  # fmt: skip
 def test_a_file_of_the_settings_that_is_missing_is_named(
     root: Path, lines: list[str], what: str, said: str
 ) -> None:
@@ -175,9 +173,8 @@ def test_a_file_of_the_settings_that_is_missing_is_named(
 
 def test_each_of_several_addresses_is_asked(root: Path) -> None:
     """The agent uses those that answer, so only this shows that one is wrong."""
-    with FakeCloud() as cloud, socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # nobody listens on it
-        absent = f"127.0.0.1:{unused.getsockname()[1]}"
+    absent = f"127.0.0.1:{free_port()}"
+    with FakeCloud() as cloud:
         checked = doctor(root, f'cloud.address = "{cloud.address},{absent}"')
     (well, text), (wrong, reason) = checked["cloud"]
     assert (well, wrong) == ("ok", "WRONG")
@@ -189,26 +186,21 @@ def test_a_cloud_that_answers_is_well_and_a_mistake_with_tls_is_named(root: Path
     """With mutual TLS; and without the edge's own certificate."""
     (root / "pki").mkdir()
     pki = make_pki(root / "pki", service=("CN=service", "subjectAltName=IP:127.0.0.1"))
-    files = [
-        f'cloud.tls.cert = "{pki / "service.pem"}"',
-        f'cloud.tls.key = "{pki / "service.key"}"',
-    ]
+    kinds = {"ca": "ca.pem", "cert": "service.pem", "key": "service.key"}
+    files = [f'cloud.tls.{kind} = "{pki / name}"' for kind, name in kinds.items()]
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
-        more = (f'cloud.address = "{cloud.address}"', f'cloud.tls.ca = "{pki / "ca.pem"}"')
-        checked = doctor(root, *more, *files)
+        address = f'cloud.address = "{cloud.address}"'
+        checked = doctor(root, address, *files)
         assert wrong(checked) == []
         assert checked["cloud"][-1][1].endswith("encryption: mutual TLS")
-        checked = doctor(root, *more)
+        checked = doctor(root, address, files[0])
     assert "requires a client certificate: set cloud.tls.cert and" in checked["cloud"][-1][1]
 
 
 def test_it_changes_nothing(root: Path) -> None:
     def look() -> list[tuple[str, int, int]]:
-        tops = [
-            root / "outbox",
-            *(root / "state" / name for name in ("work", "done", "quarantine")),
-        ]
-        found = [path for top in tops for path in top.rglob("*")]
+        tops = ("outbox", "state/work", "state/done", "state/quarantine")
+        found = [path for top in tops for path in (root / top).rglob("*")]
         return sorted((str(p), p.stat().st_mode, p.stat().st_mtime_ns) for p in found)
 
     before = look()
@@ -219,13 +211,11 @@ def test_it_changes_nothing(root: Path) -> None:
 
 def test_a_port_for_studies_that_is_taken_or_serves_nobody_is_wrong(root: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
-        port = taken.getsockname()[1]
-        found = wrong(doctor(root, f'receive.dicom.address = "0.0.0.0:{port}"'))
-        texts = [text for what, text in found if what == "receiving"]
-    assert any(
-        f"receive.dicom.address = 0.0.0.0:{port}: Address already in use" in text for text in texts
-    )
-    assert "receive.dicom.peers is empty: other machines are rejected; name who may send" in texts
+        address = f"0.0.0.0:{taken.getsockname()[1]}"
+        found = wrong(doctor(root, f'receive.dicom.address = "{address}"'))
+    assert f"receive.dicom.address = {address}: Address already in use" in found[0][1]
+    peers = "receive.dicom.peers is empty: other machines are rejected; name who may send"
+    assert ("receiving", peers) in found
 
 
 def test_ports_for_studies_that_are_free_are_well(root: Path) -> None:
@@ -241,11 +231,7 @@ def test_ports_for_studies_that_are_free_are_well(root: Path) -> None:
 
 
 def test_an_agent_that_does_not_listen_where_the_settings_say_is_wrong(root: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
+    address, room = f"127.0.0.1:{free_port()}", "receive.min_free_mb = 1"
     with exclusive(root / "inbox" / ".overread.lock"), exclusive(root / "state" / ".overread.lock"):
-        checked = doctor(
-            root, f'receive.stow.address = "127.0.0.1:{port}"', "receive.min_free_mb = 1"
-        )
-    ((_, text),) = wrong(checked)
-    assert text == f"the agent that runs does not listen at 127.0.0.1:{port}: restart it"
+        ((_, text),) = wrong(doctor(root, f'receive.stow.address = "{address}"', room))
+    assert text == f"the agent that runs does not listen at {address}: restart it"

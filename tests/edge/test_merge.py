@@ -10,7 +10,7 @@ from hypothesis.strategies import floats
 from edge.decide import Situation, Thresholds, decide
 from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
-from edge.findings import BoolArray, DecidedBy, Route, SecondReading
+from edge.findings import BoolArray, DecidedBy, Finding, Route, SecondReading
 from edge.link.estimate import OFF, LinkEstimate
 from edge.merge import Merged, MergeWeights, merge
 from edge.report.compose import reading_reason
@@ -35,7 +35,6 @@ def test_merged_probability_is_the_logistic_sum() -> None:
 
 
 def listed(score: float, probability: float | None, limits: Thresholds = LISTING) -> Merged:
-    """What an uncertain candidate becomes, with the cloud's probability or without a verdict."""
     answers = EscalationResult(reason="Unreachable: refused")
     if probability is not None:
         answers = EscalationResult({0: verdict(0, probability)})
@@ -66,21 +65,20 @@ def test_an_uncertain_candidate_below_the_threshold_of_findings_may_be_a_possibl
     assert (len(without.findings), without.possible) == (findings, ())
 
 
-def test_the_reason_of_a_possible_finding_names_both_thresholds() -> None:
-    (with_verdict,) = listed(0.45, 0.25).possible
-    assert with_verdict.decided_by is DecidedBy.CLOUD
-    assert with_verdict.reason == (
-        "the cloud lowered 0.45 to 0.21, below the threshold 0.60 of findings, "
-        "at or above 0.20 of possible findings"
-    )
-    (as_before,) = listed(0.45, 0.5).possible
-    assert as_before.reason.startswith("the cloud left it at 0.45, below the threshold 0.60")
-    (alone,) = listed(0.45, None).possible
-    assert alone.decided_by is DecidedBy.EDGE_ALONE
-    assert alone.reason == (
-        "no second reading: Unreachable: refused; edge score 0.45 is below the threshold 0.60 of "
-        "findings, at or above 0.20 of possible findings"
-    )
+@pytest.mark.parametrize(
+    ("probability", "decided_by", "before"),
+    [
+        (0.25, DecidedBy.CLOUD, "the cloud lowered 0.45 to 0.21,"),
+        (0.5, DecidedBy.CLOUD, "the cloud left it at 0.45,"),
+        (None, DecidedBy.EDGE_ALONE, "no second reading: Unreachable: refused; edge score 0.45 is"),
+    ],
+)
+def test_the_reason_of_a_possible_finding_names_both_thresholds(
+    probability: float | None, decided_by: DecidedBy, before: str
+) -> None:
+    (found,) = listed(0.45, probability).possible
+    limits = "below the threshold 0.60 of findings, at or above 0.20 of possible findings"
+    assert (found.decided_by, found.reason) == (decided_by, f"{before} {limits}")
 
 
 def test_what_no_verdict_can_lower_stays_a_finding_and_an_audit_confirms_or_not() -> None:
@@ -145,10 +143,8 @@ def test_no_verdict_takes_away_what_the_edge_reports(name: str) -> None:
     settings = every()[name].settings
     limits, fitted = Thresholds.from_manifest(settings), MergeWeights.from_manifest(settings)
     for score in (limits.report, math.nextafter(1.0, 0.0), 1.0):
-        (one,) = decide(
-            Situation((candidate(score),), limits, LinkEstimate(), 60.0, 48**3, 64)
-        ).decisions
-        if one.route is Route.REPORT:
+        situation = Situation((candidate(score),), limits, LinkEstimate(), 60.0, 48**3, 64)
+        if decide(situation).decisions[0].route is Route.REPORT:
             assert fitted.merged(score, 0.0, 8.0) >= limits.finding
         else:
             assert limits.report == 1.0
@@ -176,11 +172,19 @@ def ball(middle: tuple[int, int, int], radius: float) -> BoolArray:
     return np.asarray(np.linalg.norm(away, axis=3) < radius)
 
 
+def outlined(
+    mask: BoolArray | None, *, inner: Any = None, geometry: Geometry | None = None
+) -> Finding:
+    """The finding of a candidate of 6 mm that the cloud outlined so, in a box of 1 mm."""
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={} if mask is None else {0: mask})
+    plan = replace(plan_of(0.45), inner=inner)
+    (finding,) = merge(plan, answers, THRESHOLDS, WEIGHTS, geometry or Geometry()).findings
+    return finding
+
+
 def test_an_outlined_nodule_lies_where_its_voxels_are() -> None:
     """The region's middle voxel is the candidate; 3 mm above it the centre moves up by 3 mm."""
-    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((27, 24, 24), 4.0)})
-    (finding,) = merged((0.45,), answers).findings
-    (plain,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
+    finding, plain = outlined(ball((27, 24, 24), 4.0)), outlined(None)
     np.testing.assert_allclose(np.subtract(finding.index_zyx, plain.index_zyx), (3, 0, 0))
     np.testing.assert_allclose(np.subtract(finding.centre_mm, plain.centre_mm), (0, 0, 3))
     assert finding.outline is not None
@@ -190,9 +194,7 @@ def test_an_outlined_nodule_lies_where_its_voxels_are() -> None:
 
 def test_the_outline_of_a_mass_does_not_move_it() -> None:
     """Of a mass of more than 30 mm the region may hold a part."""
-    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 27, 24), 16.0)})
-    (finding,) = merged((0.45,), answers).findings
-    (plain,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
+    finding, plain = outlined(ball((24, 27, 24), 16.0)), outlined(None)
     assert (finding.index_zyx, finding.centre_mm) == (plain.index_zyx, plain.centre_mm)
     assert finding.outline is not None
     assert finding.outline.diameter_mm == pytest.approx(32, abs=0.5)
@@ -202,12 +204,11 @@ def test_a_rotated_box_rotates_the_shift() -> None:
     """Of a box at 0.5 mm that lies on its side, the same voxels are a shift along its axes."""
     turned = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
     geometry = Geometry((0.5, 0.5, 0.5), (0.0, 0.0, 0.0), turned)
-    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 28), 4.0)})
-    plan = plan_of(0.45)
-    (finding,) = merge(plan, answers, THRESHOLDS, WEIGHTS, geometry).findings
-    shift = np.subtract(finding.centre_mm, plan.decisions[0].candidate.centre_mm)
-    middle = np.array(plan.decisions[0].candidate.index_zyx)
+    finding = outlined(ball((24, 24, 28), 4.0), geometry=geometry)
+    at = candidate(0.45)
+    middle = np.array(at.index_zyx)
     expected = geometry.to_world(middle + np.array([0, 0, 4])) - geometry.to_world(middle)
+    shift = np.subtract(finding.centre_mm, at.centre_mm)
     np.testing.assert_allclose(shift, expected, atol=1e-9)
     assert np.linalg.norm(shift) == pytest.approx(2)
     assert finding.outline is not None
@@ -215,20 +216,19 @@ def test_a_rotated_box_rotates_the_shift() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mask", "why"),
+    "mask",
     [
-        (ball((24, 24, 24), 9.0), "twice as wide as the network says: it has run into a vessel"),
-        (ball((24, 24, 24), 2.5), "a small part of the nodule"),
-        (ball((24, 24, 24), 5.0) | (np.indices((48, 48, 48))[1:] == 24).all(0), "reaches the face"),
+        ball((24, 24, 24), 9.0),  # twice as wide as the network says: it has run into a vessel
+        ball((24, 24, 24), 2.5),  # a small part of the nodule
+        ball((24, 24, 24), 5.0) | (np.indices((48, 48, 48))[1:] == 24).all(0),  # reaches the face
     ],
 )
 def test_an_outline_that_cannot_be_the_whole_nodule_is_drawn_and_not_measured(
-    mask: BoolArray, why: str
+    mask: BoolArray,
 ) -> None:
-    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: mask})
-    (finding,) = merged((0.45,), answers).findings
+    finding = outlined(mask)
     assert finding.outline is not None
-    assert (finding.volume_mm3, finding.diameter_mm) == (None, 8.0), why
+    assert (finding.volume_mm3, finding.diameter_mm) == (None, 8.0)
 
 
 @pytest.mark.parametrize(
@@ -242,16 +242,13 @@ def test_an_outline_that_cannot_be_the_whole_nodule_is_drawn_and_not_measured(
 )
 def test_a_volume_at_the_first_or_last_slice_is_not_stated(inner: Any, stated: bool) -> None:
     """The outline reaches from 26 to 34 of the box; the slices lie at ``inner``."""
-    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 24), 4.5)})
-    plan = replace(plan_of(0.45), inner=inner)
-    (finding,) = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry()).findings
+    finding = outlined(ball((24, 24, 24), 4.5), inner=inner)
     assert finding.outline is not None
     assert (finding.volume_mm3 is not None, finding.diameter_mm == 8.0) == (stated, not stated)
 
 
 def test_an_outline_of_another_structure_is_not_taken_for_the_nodule() -> None:
-    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((40, 24, 24), 3.0)})
-    (finding,) = merged((0.45,), answers).findings
+    finding = outlined(ball((40, 24, 24), 3.0))
     assert finding.index_zyx == (30.0, 30.0, 30.0)
     assert (finding.outline, finding.volume_mm3) == (None, None)
 
@@ -312,9 +309,7 @@ def test_how_complete_the_second_reading_is(
 
 
 def test_a_refused_roi_names_its_refusal() -> None:
-    answers = EscalationResult(
-        {}, {0: Refusal(0, "ModelFailed", "not finite")}, reason="1 ROIs refused"
-    )
+    answers = EscalationResult(refusals={0: Refusal(0, "ModelFailed", "not finite")}, reason="1")
     (finding,) = merged((0.7,), answers).findings
     assert "no second reading: the cloud's model failed (not finite)" in finding.reason
 
@@ -338,8 +333,12 @@ def test_the_cloud_counts_no_more_than_its_most() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *(None, [1.0, 2.0], [1.0] * 4, [1.0, "x", 2.0, 0.0, 1.0], [1.0, math.inf, 2.0, 0.0, 1.0]),
-        *([1.0, True, 2.0, 0.0, 1.0], [10**400, 1.0, 2.0, 0.0, 1.0]),
+        *(
+            None,
+            [1.0, 2.0],
+            [1.0] * 4,
+            *([1.0, odd, 2.0, 0.0, 1.0] for odd in ("x", True, 10**400, math.inf)),
+        ),
         *([1.0, -0.5, 2.0, 0.0, 1.0], [1.0, 0.5, -2.0, 0.0, 1.0], [1.0, 0.5, 2.0, 1.0, 0.0]),
     ],
 )

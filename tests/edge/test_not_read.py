@@ -3,7 +3,7 @@
 So is what does not look like an adult's chest in HU.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,19 +46,23 @@ def zeroed(*indices: int) -> Change:
     return changed(indices, np.zeros_like)
 
 
+def put(scan: Scan, slices: Mapping[int, Pixels]) -> None:
+    for index, values in slices.items():
+        scan.edit_pixels([index], lambda _, values=values: values)
+
+
 def replaced(indices: Iterable[int], by: Callable[[int], int]) -> Change:
     """Give each slice the pixel data of the slice ``by(index)`` of the untouched scan."""
-
-    def spoil(scan: Scan) -> None:
-        sources = {index: scan.pixels(by(index)) for index in indices}
-        for index, values in sources.items():
-            scan.edit_pixels([index], lambda _, values=values: values)
-
-    return spoil
+    return lambda scan: put(scan, {index: scan.pixels(by(index)) for index in indices})
 
 
 def bottom_lost(values: Pixels) -> Pixels:
     values[len(values) // 2 :] = 0
+    return values
+
+
+def tile_lost(values: Pixels) -> Pixels:
+    values[128:160, 64:96] = 0
     return values
 
 
@@ -78,7 +82,6 @@ def cropped(values: Pixels) -> Pixels:
 
 
 def header(first: int = 0, **attributes: object) -> Change:
-    """Set attributes from a slice on."""
     return lambda scan: scan.set(range(first, len(scan.files)), **attributes)
 
 
@@ -104,21 +107,19 @@ def of_another(indices: Iterable[int]) -> Change:
         files = sorted((SHARED_DATA / "lidc" / "lidc_0005").glob("*.dcm"))
         at = [float(dcmread(f, specific_tags=[POSITION]).ImagePositionPatient[2]) for f in files]
         order = np.argsort(at)
-        for index in indices:
-            values = stored_pixels(files[order[index]])
-            scan.edit_pixels([index], lambda _, values=values: values)
+        put(scan, {index: stored_pixels(files[order[index]]) for index in indices})
 
     return spoil
 
 
-def acquisitions(first: Iterable[int], second: Iterable[int], **second_has: object) -> Change:
-    """Number two acquisitions in the series; the second may differ from the first."""
+def numbered(number: Callable[[int], int]) -> Change:
+    """Give each slice the number of an acquisition."""
 
-    def spoil(scan: Scan) -> None:
-        scan.set(first, AcquisitionNumber=1)
-        scan.set(second, AcquisitionNumber=2, **second_has)
+    def change(scan: Scan) -> None:
+        for index in ALL:
+            scan.set([index], AcquisitionNumber=number(index))
 
-    return spoil
+    return change
 
 
 def doubled(scan: Scan, number: int | None, **second_has: object) -> None:
@@ -158,7 +159,7 @@ def fluid(level: Callable[[int], float]) -> Change:
             values = scan.pixels(index)
             row = round(min(max(level(index), 0.0), 1.0) * len(values))
             values[row:] = filled(values.copy())[row:]
-            scan.edit_pixels([index], lambda _, values=values: values)
+            put(scan, {index: values})
 
     return change
 
@@ -193,8 +194,7 @@ def drawn(plane: Callable[[int, Pixels, Pixels, np.random.Generator], Pixels]) -
         y, x = ((np.mgrid[:256, :256] - 127.5) * 1.40625).astype(np.float32)
         for index in ALL:
             hu = plane(index, y, x, rng) + rng.normal(0, 15, y.shape)
-            values = np.clip(hu + 1024, 0, None).astype(np.int16)
-            scan.edit_pixels([index], lambda _, values=values: values)
+            put(scan, {index: np.clip(hu + 1024, 0, None).astype(np.int16)})
 
     return change
 
@@ -226,11 +226,8 @@ RECIPES = [
         for name, spoil, says in (
             ("5 slices zeroed", zeroed(*MIDDLE), (BLANK, "088.dcm to 092.dcm", "5 of 133")),
             ("every second slice zeroed", zeroed(*range(40, 100, 2)), (BLANK, "098.dcm")),
-            (
-                "1 slice of water only",
-                changed([75], lambda v: np.full_like(v, 1024)),
-                (BLANK, "075.dcm"),
-            ),
+            ("1 slice of water only", changed([75], lambda v: np.full_like(v, 1024)),
+             (BLANK, "075.dcm")),
             ("1 slice repeated", replaced([75], lambda _: 74), (COPIED, "(074.dcm, 075.dcm)")),
             ("a block repeated", replaced(range(70, 80), lambda z: z - 10),
              (COPIED, "060.dcm to 079.dcm")),
@@ -266,15 +263,12 @@ RECIPES = [
            ("kernel changes within the series", "STANDARD (060.dcm)", "BONE")),
     Recipe("a series twice in one, no acquisitions", lambda scan: doubled(scan, None),
            ("duplicate slice",), IncompleteSeries),
-    Recipe("two acquisitions interleaved", acquisitions(range(0, 133, 2), range(1, 133, 2)),
+    Recipe("two acquisitions interleaved", numbered(lambda z: 1 + z % 2),
            ("Slices are 5 mm apart",)),
     Recipe("white below slice 100", white_out(100), (ADULT, "height", "volume 0.7")),
     Recipe("white below slice 60", white_out(60), (ADULT, "section 12 mm from an end")),
-    Recipe(
-        "effusions on both sides",
-        fluid(lambda index: 0.52 + 0.12 * max(0, index - 50) / 82),
-        (ADULT, "tissue behind the lungs 32 mm"),
-    ),
+    Recipe("effusions on both sides", fluid(lambda index: 0.52 + 0.12 * max(0, index - 50) / 82),
+           (ADULT, "tissue behind the lungs 32 mm")),
     Recipe("pixels of half the size", spacing(0.5, 0.5), (ADULT, "width 124 mm", "180 to 420")),
     Recipe("pixels of twice the size", spacing(2, 2), (ADULT, "width 500 mm")),
     Recipe("pixels of 1 : 2", spacing(1, 2), (ADULT, "width / depth 2.7 (expected 0.95 to 2.2)")),
@@ -286,17 +280,16 @@ RECIPES = [
     Recipe("slices of 10 mm every 2.5 mm", header(SliceThickness=10), ("are 10 mm thick",)),
     Recipe("slices of 0.6 mm every 2.5 mm", header(SliceThickness=0.6), ("leave gaps of 1.9 mm",)),
     Recipe("abdomen", header(BodyPartExamined="ABDOMEN"), ("BodyPartExamined is ABDOMEN",)),
-    Recipe(
-        "abdomen of a series named chest",
-        header(BodyPartExamined="ABDOMEN", SeriesDescription="CHEST 2.5"),
-        ("BodyPartExamined is ABDOMEN",),
-    ),
-    Recipe(
-        "series named pelvis",
-        header(BodyPartExamined="", SeriesDescription="Pelvis 2.5"),
-        ("SeriesDescription is Pelvis 2.5",),
-    ),
+    Recipe("abdomen of a series named chest",
+           header(BodyPartExamined="ABDOMEN", SeriesDescription="CHEST 2.5"),
+           ("BodyPartExamined is ABDOMEN",)),
+    Recipe("series named pelvis", header(BodyPartExamined="", SeriesDescription="Pelvis 2.5"),
+           ("SeriesDescription is Pelvis 2.5",)),
     Recipe("foam in water", drawn(foam), ("may not be a patient's chest", VALUES)),
+    Recipe("50 pairs of neighbours exchanged", replaced(range(20, 120), lambda z: z ^ 1),
+           ("may be out of order", "at 55 places")),
+    Recipe("a tile of 0", changed(range(60, 73), tile_lost),
+           ("areas of constant value", "13 slices (61 to 73 from the feet)")),
     Recipe("NIfTI in a wrong unit", as_nifti((0.7, 0.7, 2.5)), (ADULT, "width 123 mm")),
     Recipe("NIfTI, slope 1.1", as_nifti((1.4, 1.4, 2.5), 1.1, 102), (VALUES, "without fat -15")),
 ]  # fmt: skip
@@ -338,8 +331,7 @@ def test_acquisitions_that_follow_each_other_are_one_volume(
 ) -> None:
     """Two breath-holds, a number for each slice, and one for each rotation."""
     scan = base.copied(tmp_path / "scan")
-    for index in range(133):
-        scan.set([index], AcquisitionNumber=number(index))
+    numbered(number)(scan)
     found = outcome(scan.folder)
     assert found.study is not None
     assert found.study.volume.shape[0] == 133

@@ -1,8 +1,8 @@
 import errno
 import json
-import socket
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,12 +13,12 @@ from edge.pipeline import read_and_report
 from edge.report.compose import Assessment
 from edge.report.evidence import OUTLINES, SOURCE
 from edge.report.model import Report, Status
-from edge.report.pictures import Pictures, draw_pictures
+from edge.report.pictures import draw_pictures
 from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture
-from imaging.volume import Study, StudyHeader, UInt8Array, Volume
+from imaging.volume import StudyHeader, UInt8Array, Volume
 from tests.edge.builders import LISTING, SETTINGS, HandClock, pipeline_of, report_of, study_at
 from tests.edge.fake_cloud import FakeCloud, escalator
 
@@ -56,11 +56,11 @@ def test_service_that_dies_leaves_a_provisional_partial_report(tmp_path: Path) -
     )
 
 
-def test_silent_port_leaves_the_edge_s_report_within_the_deadline(tmp_path: Path) -> None:
+def test_silent_port_leaves_the_edge_s_report_within_the_deadline(
+    silent: str, tmp_path: Path
+) -> None:
     """A port that accepts and never answers costs the second reading, not the report."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        report = read_with_cloud(address, tmp_path, deadline_s=RESERVE_S + 1.0)
+    report = read_with_cloud(silent, tmp_path, deadline_s=RESERVE_S + 1.0)
     assert report.second_reading is SecondReading.MISSING
     assert deciders(report) == ["edge", "edge alone"]
     assert report.took_s <= report.deadline_s
@@ -96,17 +96,14 @@ def test_a_study_without_time_left_is_read_by_the_edge_alone_and_pending(tmp_pat
 
 
 def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
-    def no_lung(_volume: Volume, source: Path) -> Preprocessed:
-        raise NoLung("no air inside the body", source)
-
-    def named(path: Path) -> Study:
-        header = StudyHeader(patient_name="Doe^Jane", patient_id="P1")
-        return replace(study_at(path), header=header, other_series=("'chest' was passed over",))
-
-    pipeline = replace(pipeline_of(NoSecondReader()), preprocess=no_lung, read=named)
+    no_lung = Mock(side_effect=NoLung("no air inside the body", Path("study")))
+    header = StudyHeader(patient_name="Doe^Jane", patient_id="P1")
+    passed_over = ("'chest' was passed over",)
+    study = replace(study_at(Path("study")), header=header, other_series=passed_over)
+    pipeline = replace(pipeline_of(NoSecondReader()), preprocess=no_lung, read=lambda _: study)
     report = report_of(pipeline, tmp_path)
     assert (report.header.patient_id, report.series_uid) == ("P1", "1.2.3")
-    assert report.other_series == ("'chest' was passed over",)
+    assert report.other_series == passed_over
     assert "Doe Jane" in (tmp_path / "report.html").read_text()
     assert report.status is Status.REJECTED
     assert report.rejection is not None
@@ -120,9 +117,7 @@ def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
 def test_a_fault_of_the_program_is_reported_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def burst(_volume: Volume, _source: Path) -> Preprocessed:
-        raise ZeroDivisionError("by zero")
-
+    burst = Mock(side_effect=ZeroDivisionError("by zero"))
     report = report_of(replace(pipeline_of(NoSecondReader()), preprocess=burst), tmp_path)
     assert report.rejection is not None
     assert (report.rejection.kind, report.rejection.internal) == ("ZeroDivisionError", True)
@@ -137,10 +132,7 @@ FAULTS = [OSError(errno.EIO, "bad sector"), OSError(errno.EMFILE, "too many"), M
 def test_a_fault_of_the_machine_is_not_blamed_on_the_study(
     stage: str, fault: Exception, tmp_path: Path
 ) -> None:
-    def fail(*_: object) -> Preprocessed:
-        raise fault
-
-    pipeline = replace(pipeline_of(NoSecondReader()), **{stage: fail})
+    pipeline = replace(pipeline_of(NoSecondReader()), **{stage: Mock(side_effect=fault)})
     with pytest.raises(type(fault)):
         read_and_report(pipeline, Job(tmp_path / "study", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -167,11 +159,7 @@ def test_possible_findings_reach_report_log_and_picture_note(
 ) -> None:
     monkeypatch.setitem(SETTINGS, "thresholds", LISTING.__dict__)
     scores = (0.95, 0.7, 0.45, 0.3, 0.15, 0.05)
-
-    def fail(*_: object) -> UInt8Array:
-        raise MemoryError
-
-    monkeypatch.setattr("edge.report.pictures.finding_picture", fail)
+    monkeypatch.setattr("edge.report.pictures.finding_picture", Mock(side_effect=MemoryError))
     report = report_of(pipeline_of(NoSecondReader(), scores), tmp_path)
     assert [f.edge_score for f in report.findings] == [0.95, 0.7]
     assert [f.edge_score for f in report.possible] == [0.45, 0.3]
@@ -206,26 +194,16 @@ def test_possible_findings_are_drawn_where_more_than_the_reserve_is_left(
 
 
 def test_a_report_without_any_picture_has_its_findings(tmp_path: Path) -> None:
-    def draw(*_: object) -> Pictures:
-        raise ZeroDivisionError
-
+    draw = Mock(side_effect=ZeroDivisionError)
     report = report_of(replace(pipeline_of(NoSecondReader()), draw=draw), tmp_path)
     assert len(report.findings) == 2
-    assert report.picture_note == (
-        "An error of this program prevented pictures: overview, finding 1, finding 2."
-    )
-    assert report.picture_note in (tmp_path / "report.html").read_text()
+    note = "An error of this program prevented pictures: overview, finding 1, finding 2."
+    assert report.picture_note == note
+    assert note in (tmp_path / "report.html").read_text()
 
 
 def test_headers_lie_beside_the_report_and_a_fault_in_them_costs_no_report(tmp_path: Path) -> None:
-    faults = [ZeroDivisionError()]
-
-    def headers() -> bytes:
-        if faults:
-            raise faults.pop()
-        return b"headers"
-
-    study = replace(study_at(tmp_path), headers=headers)
+    study = replace(study_at(tmp_path), headers=Mock(side_effect=[ZeroDivisionError, b"headers"]))
     pipeline = replace(pipeline_of(NoSecondReader()), read=lambda _: study)
     assert report_of(pipeline, tmp_path).status is Status.FINAL
     assert not (tmp_path / SOURCE).exists()

@@ -33,7 +33,6 @@ class Log(io.StringIO):
 
 @pytest.fixture(params=["text", "json"])
 def logged(request: pytest.FixtureRequest) -> Log:
-    """What is logged, in one of the two forms."""
     stream = Log()
     configure_logging(request.param, stream)
     return stream

@@ -3,11 +3,10 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,7 +38,10 @@ NOW = 1_800_000_000.0
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Studies a to d are 40, 30, 20 and 10 days old; the last but one is pending; e was refused."""
+    """Studies a to d are 40, 30, 20 and 10 days old; c is pending; e was refused.
+
+    The report of a has objects and headers beside it.
+    """
     put_all(tmp_path / "inbox", a="x", b="x", c="pending", d="x", e="bad")
     work(tmp_path)
     for name, days in (("a", 40), ("b", 30), ("c", 20), ("d", 10), ("e", 50)):
@@ -48,6 +50,9 @@ def root(tmp_path: Path) -> Path:
         change = "UPDATE studies SET updated = ? WHERE report_name = ?"
         sql(database(tmp_path), change, values=values)
         os.utime(tmp_path / "outbox" / name / "report.json", (at, at))
+    (tmp_path / "outbox" / "a" / OBJECTS / "v1").mkdir(parents=True)
+    for path in (f"{OBJECTS}/v1/sr.dcm", SOURCE):
+        (tmp_path / "outbox" / "a" / path).touch()
     return tmp_path
 
 
@@ -57,8 +62,8 @@ def store(root: Path) -> Iterator[StudyStore]:
         yield store
 
 
-def run(root: Path, store: StudyStore, **settings: Any) -> None:
-    """Remove all that may go by these settings."""
+def run(root: Path, store: StudyStore, **limits: float) -> None:
+    settings = {f"retention__{name}": limit for name, limit in limits.items()}
     remove_old(settings_in(root, **settings), store, lambda: NOW)
 
 
@@ -89,54 +94,54 @@ def test_by_default_nothing_is_ever_removed(root: Path, store: StudyStore) -> No
     assert sorted(root.rglob("*")) == before
 
 
-def test_studies_that_are_too_old_go_and_their_reports_stay(root: Path, store: StudyStore) -> None:
-    """Not what is pending, nor what was refused: that waits for a person."""
-    run(root, store, retention__studies_days=15.0)
-    assert whereabouts(root) == {"c": ["done"], "d": ["done"], "e": ["quarantine"]}
-    assert statuses(root).keys() == set("abcde")
-    assert {record.name for record in store.at(Step.DONE)} == set("abcd")
-
-
-def test_reports_that_are_too_old_go_and_their_studies_stay(root: Path, store: StudyStore) -> None:
-    objects = root / "outbox" / "a" / OBJECTS / "v1"
-    objects.mkdir(parents=True)
-    for path in (objects / "sr.dcm", root / "outbox" / "a" / SOURCE):
-        path.touch()
-    run(root, store, retention__reports_days=15.0)
-    assert sorted(statuses(root)) == ["c", "d"]
-    assert whereabouts(root).keys() == set("abcde")
-    assert sorted(p.name for p in (root / "outbox").iterdir() if p.is_dir()) == ["c", "d"]
-
-
-def test_the_age_of_a_report_is_that_of_its_last_version(root: Path, store: StudyStore) -> None:
-    """It was amended yesterday, 39 days after its study was done."""
+def amended_yesterday(root: Path) -> None:
+    """39 days after its study was done."""
     os.utime(root / "outbox" / "a" / "report.json", (NOW - DAY_S, NOW - DAY_S))
-    run(root, store, retention__reports_days=15.0)
-    assert sorted(statuses(root)) == ["a", "c", "d"]
+
+
+def lose_pending(root: Path) -> None:
+    sql(database(root), "DELETE FROM pending")
+
+
+@pytest.mark.parametrize(
+    ("change", "limits", "studies", "reports"),
+    [
+        (None, {"studies_days": 15.0}, "cde", "abcde"),
+        (None, {"reports_days": 15.0}, "abcde", "cd"),
+        (None, {"studies_days": 15.0, "reports_days": 15.0}, "cde", "cd"),
+        (amended_yesterday, {"reports_days": 15.0}, "abcde", "acd"),
+        (lose_pending, {"studies_days": 1.0, "reports_days": 1.0}, "ce", "c"),
+    ],
+    ids=["studies", "reports", "both", "amended", "provisional, nothing pending"],
+)
+def test_what_is_too_old_goes_but_for_what_is_pending_or_waits_for_a_person(
+    root: Path,
+    store: StudyStore,
+    change: Callable[[Path], None] | None,
+    limits: dict[str, float],
+    studies: str,
+    reports: str,
+) -> None:
+    """A row goes with the last file of study and report: it has a name, maybe the patient's."""
+    if change is not None:
+        change(root)
+    run(root, store, **limits)
+    assert whereabouts(root) == {n: ["quarantine" if n == "e" else "done"] for n in studies}
+    folders = {path.name for path in (root / "outbox").iterdir() if path.is_dir()}
+    assert statuses(root).keys() == folders == set(reports)
+    rows = {record.name for record in (*store.at(Step.DONE), *store.at(Step.QUARANTINED))}
+    assert rows == {*studies, *reports}
 
 
 def test_the_oldest_go_until_the_rest_is_small_enough(root: Path, store: StudyStore) -> None:
     """What is pending counts, and stays."""
     size = sum(path.stat().st_size for path in (root / "state" / "done").rglob("*.dcm"))
-    run(root, store, retention__studies_gb=(size - 1) / 1e9)
+    run(root, store, studies_gb=(size - 1) / 1e9)
     assert whereabouts(root).keys() == set("bcde")
 
 
-def test_a_provisional_report_that_nothing_pends_for_is_kept(root: Path, store: StudyStore) -> None:
-    """Whatever happened to its pending read: a person must see it."""
-    sql(database(root), "DELETE FROM pending")
-    run(root, store, retention__studies_days=1.0, retention__reports_days=1.0)
-    assert whereabouts(root).keys() == {"c", "e"}
-    assert statuses(root) == {"c": "provisional"}
-
-
-def test_a_row_goes_with_the_last_file_and_its_name_is_free_again(
-    root: Path, store: StudyStore
-) -> None:
-    """The row has the name of the study, which may be the patient's."""
-    run(root, store, retention__studies_days=15.0, retention__reports_days=15.0)
-    assert {record.name for record in store.at(Step.DONE)} == {"c", "d"}
-    assert [record.name for record in store.at(Step.QUARANTINED)] == ["e"]
+def test_the_name_of_a_removed_study_is_free_again(root: Path, store: StudyStore) -> None:
+    run(root, store, studies_days=15.0, reports_days=15.0)
     put(root / "inbox", "a", "x")
     work(root)
     assert statuses(root) == {"a": "final", "c": "provisional", "d": "final"}
@@ -151,7 +156,7 @@ def test_folders_and_files_that_are_not_the_agent_s_stay(root: Path, store: Stud
     (outbox / "b").mkdir()
     (outbox / "b" / ".study-another").touch()
     (outbox / "b" / "report.json").write_text("theirs")
-    run(root, store, retention__studies_days=15.0, retention__reports_days=15.0)
+    run(root, store, studies_days=15.0, reports_days=15.0)
     assert [path.name for path in (outbox / "a").iterdir()] == ["note.txt"]
     assert (outbox / "b" / "report.json").read_text() == "theirs"
     assert (outbox / "mine").is_dir()
@@ -171,12 +176,12 @@ def test_killed_while_it_removes_a_report_no_half_report_counts_as_whole(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", unlink)
         with pytest.raises(Killed):
-            run(root, store, retention__reports_days=35.0)
+            run(root, store, reports_days=35.0)
     half = [
         p for p in (root / "outbox").iterdir() if p.is_dir() and not (p / "report.json").exists()
     ]
     assert len(half) == 1
-    run(root, store, retention__reports_days=35.0)
+    run(root, store, reports_days=35.0)
     assert sorted(statuses(root)) == ["b", "c", "d"]
     assert not half[0].exists()
 
@@ -187,9 +192,9 @@ def test_killed_while_it_removes_a_study_no_half_study_is_left(
     with monkeypatch.context() as patch:
         patch.setattr(removing, "remove", killed)
         with pytest.raises(Killed):
-            run(root, store, retention__studies_days=35.0)
-    assert whereabouts(root).keys() == set("bcde") | {"a"}  # under its hidden name
-    run(root, store, retention__studies_days=35.0)
+            run(root, store, studies_days=35.0)
+    assert whereabouts(root).keys() == set("abcde")  # a under its hidden name
+    run(root, store, studies_days=35.0)
     assert whereabouts(root).keys() == set("bcde")
     assert list((root / "state" / "done").glob(".removed-*")) == []
 
@@ -213,7 +218,7 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(
         real(source, target)
 
     monkeypatch.setattr(removing, "move", move)
-    run(root, store, retention__studies_days=15.0)
+    run(root, store, studies_days=15.0)
     assert whereabouts(root).keys() == set("acde")
 
 

@@ -73,11 +73,8 @@ def test_it_is_near_the_best_where_sizes_differ() -> None:
 
 def test_room_that_is_left_makes_the_most_valuable_larger() -> None:
     picks = choose([options(0.1), options(0.2), options(0.15)], 9, lambda _, b: b <= 180 * KB)
-    assert [(p.offer, p.option.size) for p in picks] == [
-        (1, Size.FULL),
-        (2, Size.REDUCED),
-        (0, Size.REDUCED),
-    ]
+    expected = [(1, Size.FULL), (2, Size.REDUCED), (0, Size.REDUCED)]
+    assert [(p.offer, p.option.size) for p in picks] == expected
 
 
 def test_fewer_and_larger_may_be_worth_more() -> None:
@@ -95,9 +92,10 @@ def test_each_size_is_worth_sending_somewhere() -> None:
     assert [one.size for one in efficient(options)] == [Size.SLAB, Size.REDUCED, Size.FULL]
 
 
-def test_a_large_nodule_is_not_cut() -> None:
+@pytest.mark.parametrize(
+    ("diameter_mm", "sizes"),
+    [(12.0, {*Size}), (24.0, {Size.REDUCED, Size.FULL}), (24.1, {Size.FULL}), (60.0, {Size.FULL})],
+)
+def test_a_large_nodule_is_not_cut(diameter_mm: float, sizes: set[Size]) -> None:
     """A nodule goes into a smaller region if it takes three quarters of its side at most."""
-    assert set(SELECTION_POLICY.sizes_for(12.0, FULL)) == set(Size)
-    assert set(SELECTION_POLICY.sizes_for(24.0, FULL)) == {Size.REDUCED, Size.FULL}
-    assert SELECTION_POLICY.sizes_for(24.1, FULL) == (Size.FULL,)
-    assert SELECTION_POLICY.sizes_for(60.0, FULL) == (Size.FULL,)
+    assert {*SELECTION_POLICY.sizes_for(diameter_mm, FULL)} == sizes

@@ -8,14 +8,14 @@ Public calculators use more digits than the paper prints. No worked example was 
 
 import json
 import math
-import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge.clinical.brock import BrockInputs, brock_of, notes_of, probability
-from edge.clinical.lung_rads import NOT_CONSIDERED, nodule_category, suggest
+from edge.clinical.lung_rads import NOT_CONSIDERED, LungRads, nodule_category, suggest
 from edge.clinical.sidecar import Clinical, clinical_of
 from edge.escalation.client import NoSecondReader
 from edge.findings import Finding
@@ -77,15 +77,8 @@ def test_unknown_inputs_are_named_and_have_the_reference_values() -> None:
     found = brock_of(FINDING, None, 1, StudyHeader(), Clinical())
     assert found is not None
     assert found.inputs == BrockInputs(diameter_mm=12.3)
-    assert found.unknown == (
-        "age",
-        "sex",
-        "family history of lung cancer",
-        "emphysema",
-        "upper lobe",
-        "spiculation",
-        "type",
-    )
+    unknown = "age, sex, family history of lung cancer, emphysema, upper lobe, spiculation, type"
+    assert ", ".join(found.unknown) == unknown
 
 
 def test_a_patient_unlike_those_of_the_paper_gets_a_note_and_a_child_nothing() -> None:
@@ -107,24 +100,15 @@ def nodule(diameter_mm: float, texture: str = "solid") -> Finding:
 @pytest.mark.parametrize(
     ("texture", "diameter_mm", "least", "most"),
     [
-        ("solid", 5.94, "2", "2"),
-        ("solid", 5.96, "3", "3"),  # 6.0 to one decimal
-        ("solid", 7.9, "3", "3"),
-        ("solid", 8.0, "4A", "4A"),
-        ("solid", 14.9, "4A", "4A"),
-        ("solid", 15.0, "4B", "4B"),
-        ("part-solid", 5.9, "2", "2"),
-        ("part-solid", 6.0, "3", "4A"),
-        ("part-solid", 7.9, "3", "4A"),
-        ("part-solid", 8.0, "3", "4B"),
-        ("ground glass", 29.9, "2", "2"),
-        ("ground glass", 30.0, "3", "3"),
-        ("", 5.9, "2", "2"),
-        ("", 7.0, "2", "4A"),
-        ("", 12.0, "2", "4B"),
-        ("", 30.0, "3", "4B"),
+        ("solid", 5.94, "2", "2"), ("solid", 5.96, "3", "3"),  # 6.0 to one decimal
+        ("solid", 7.9, "3", "3"), ("solid", 8.0, "4A", "4A"),
+        ("solid", 14.9, "4A", "4A"), ("solid", 15.0, "4B", "4B"),
+        ("part-solid", 5.9, "2", "2"), ("part-solid", 6.0, "3", "4A"),
+        ("part-solid", 7.9, "3", "4A"), ("part-solid", 8.0, "3", "4B"),
+        ("ground glass", 29.9, "2", "2"), ("ground glass", 30.0, "3", "3"),
+        ("", 5.9, "2", "2"), ("", 7.0, "2", "4A"), ("", 12.0, "2", "4B"), ("", 30.0, "3", "4B"),
     ],
-)
+)  # fmt: skip
 def test_size_and_type_give_the_category_or_its_range(
     texture: str, diameter_mm: float, least: str, most: str
 ) -> None:
@@ -133,35 +117,36 @@ def test_size_and_type_give_the_category_or_its_range(
     assert (found.missing == ()) is (least == most)
 
 
+def suggested(
+    *findings: Finding, limits: Sequence[Limitation] = (), known: Clinical = BASELINE
+) -> LungRads:
+    """The suggestion for findings that are numbered from 1."""
+    return suggest([*enumerate(findings, 1)], limits, known, was_read=True)
+
+
 def test_the_most_suspicious_finding_decides() -> None:
-    found = suggest(
-        [(1, nodule(5.0)), (2, nodule(9.0)), (3, nodule(12.0, "ground glass"))],
-        (),
-        BASELINE,
-        was_read=True,
-    )
+    found = suggested(nodule(5.0), nodule(9.0), nodule(12.0, "ground glass"))
     assert (found.category, found.text) == ("4A", "category 4A")
     assert [one.number for one in found.inputs] == [1, 2, 3]
     assert found.reasons == ("Finding 2: solid, 9.0 mm, category 4A.", NOT_CONSIDERED)
 
 
 def test_an_unknown_solid_component_leaves_no_category_unless_another_finding_is_worse() -> None:
-    part_solid = (1, nodule(9.0, "part-solid"))
-    found = suggest([part_solid], (), BASELINE, was_read=True)
+    found = suggested(nodule(9.0, "part-solid"))
     assert (found.category, found.text) == (None, "no category")
     assert found.reasons[:2] == (
         "Missing: diameter of the solid component of finding 1.",
         "Finding 1: part-solid, 9.0 mm, no category.",
     )
-    worse = suggest([part_solid, (2, nodule(16.0))], (), BASELINE, was_read=True)
+    worse = suggested(nodule(9.0, "part-solid"), nodule(16.0))
     assert worse.category == "4B"
     assert not any("Missing" in reason for reason in worse.reasons)
 
 
 def test_without_the_cloud_the_reasons_begin_with_what_is_missing() -> None:
     """One sentence for all findings that lack the same; no range of categories stands in words."""
-    unread = [(n, replace(nodule(12.0), verdict=None)) for n in (1, 3)]
-    found = suggest([*unread, (2, nodule(9.0, "part-solid"))], (), BASELINE, was_read=True)
+    unread = replace(nodule(12.0), verdict=None)
+    found = suggested(unread, nodule(9.0, "part-solid"), unread)
     assert found.text == "no category"
     assert found.reasons[0] == (
         "Missing: type and diameter of the solid component of findings 1, 3; "
@@ -170,44 +155,35 @@ def test_without_the_cloud_the_reasons_begin_with_what_is_missing() -> None:
     assert " to 4B" not in " ".join(found.reasons)
 
 
-def test_without_a_finding_it_is_category_1() -> None:
-    assert suggest([], (), BASELINE, was_read=True).category == "1"
+CUT = "The scan ends inside the lungs."
 
 
 @pytest.mark.parametrize("kind", [LimitationKind.COVERAGE, LimitationKind.DIFFUSE])
 def test_lungs_that_cannot_be_assessed_are_category_0_with_the_reason(kind: LimitationKind) -> None:
-    limitation = Limitation(kind, "The scan ends inside the lungs.")
-    found = suggest([(1, nodule(9.0))], (limitation,), BASELINE, was_read=True)
+    found = suggested(nodule(9.0), limits=[Limitation(kind, CUT)])
     assert found.category == "0"
-    assert limitation.text in found.reasons
+    assert CUT in found.reasons
     assert found.inputs[0].least == "4A"
 
 
-def test_a_limitation_of_the_patient_does_not_matter() -> None:
+def test_without_a_finding_it_is_category_1_whatever_the_limitations_of_the_patient() -> None:
     limitation = Limitation(LimitationKind.PATIENT, "The patient's age is not stated.")
-    assert suggest([], (limitation,), BASELINE, was_read=True).category == "1"
+    assert suggested().category == suggested(limits=[limitation]).category == "1"
 
 
 def test_with_a_prior_there_is_no_category_and_an_unknown_one_is_said() -> None:
-    prior = suggest([(1, nodule(9.0))], (), Clinical(prior_chest_ct=True), was_read=True)
+    prior = suggested(nodule(9.0), known=Clinical(prior_chest_ct=True))
     assert (prior.category, prior.text) == (None, "no category")
-    unknown = suggest([], (), Clinical(), was_read=True)
-    assert any("taken for a baseline" in reason for reason in unknown.reasons)
+    assert any("taken for a baseline" in one for one in suggested(known=Clinical()).reasons)
 
 
 def test_nothing_advises_what_to_do() -> None:
-    found = suggest([(1, nodule(16.0, ""))], (), Clinical(), was_read=True)
-    words = " ".join(found.reasons).lower()
+    words = " ".join(suggested(nodule(16.0, ""), known=Clinical()).reasons).lower()
     assert not any(one in words for one in ("follow", "biopsy", "months", "recommend", "pet"))
 
 
-FULL = {
-    "smoking": "former",
-    "family_history_of_lung_cancer": True,
-    "emphysema": False,
-    "spiculation": None,
-    "prior_chest_ct": False,
-}
+FULL = {"smoking": "former", "family_history_of_lung_cancer": True, "emphysema": False,
+        "spiculation": None, "prior_chest_ct": False}  # fmt: skip
 
 
 def put(folder: Path, text: str) -> Path:
@@ -246,7 +222,7 @@ def test_a_bad_file_is_refused_by_its_field(text: str, said: str, tmp_path: Path
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
-    os.symlink(put(tmp_path, "{}") / "clinical.json", tmp_path / "study" / "clinical.json")
+    (tmp_path / "study" / "clinical.json").symlink_to(put(tmp_path, "{}") / "clinical.json")
     assert "is a link" in clinical_of(tmp_path / "study").problem
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -25,8 +26,8 @@ from pynetdicom.sop_class import Verification
 from edge.dicom_in import scp, stow
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.dicom_out.scu import keep_responses
-from edge.settings.core import EdgeSettings, load_settings
 from edge.telemetry import Telemetry
+from evaluation import world
 from tests.imaging.small_ct import SmallCt
 
 IMAGES = SmallCt(count=12).images()
@@ -36,10 +37,8 @@ TYPE = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
 _SERIES = count(1000)
 
 
-def settings_in(root: Path, **values: object) -> EdgeSettings:
-    """Settings of an agent below ``root`` that keeps little of the disk free."""
-    folders = {name: root / name for name in ("inbox", "outbox", "state_dir")}
-    return load_settings(**{**folders, "receive__min_free_mb": 1, **values})
+settings_in = partial(world.settings_in, receive__min_free_mb=1)
+"""Settings of an agent that keeps little of the disk free."""
 
 
 def new_images(number: int = 2, **attributes: object) -> list[Dataset]:
@@ -50,7 +49,6 @@ def new_images(number: int = 2, **attributes: object) -> list[Dataset]:
 
 
 def changed(image: Dataset, **attributes: object) -> Dataset:
-    """A copy of the image with other attributes."""
     other = deepcopy(image)
     for keyword, value in attributes.items():
         setattr(other, keyword, value)
@@ -177,7 +175,6 @@ def store_raw(association: Association, data_set: bytes, **fields: object) -> in
 
 
 def data_set_of(file: bytes) -> bytes:
-    """What lies behind the file meta information."""
     stream = BytesIO(file)
     stream.seek(132)
     read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
@@ -199,17 +196,15 @@ def by_dicom(port: Port, *instances: Dataset | bytes, **how: Any) -> list[int]:
 
 
 def begin_by_dicom(port: Port, image: Dataset) -> Callable[[], None]:
-    association = associate(port)
-    fields = {"AffectedSOPInstanceUID": image.SOPInstanceUID}
-    dimse = C_STORE_RQ()
-    dimse.primitive_to_message(_request(data_set_of(file_of(image)), **fields))
+    association, dimse = associate(port), C_STORE_RQ()
+    uid = image.SOPInstanceUID
+    dimse.primitive_to_message(_request(data_set_of(file_of(image)), AffectedSOPInstanceUID=uid))
     for part in [*dimse.encode_msg(_context(association), 1000)][:-1]:
         association.dul.send_pdu(part)
     return association.abort
 
 
 def body(*parts: bytes, kind: str = "application/dicom", closed: bool = True) -> bytes:
-    """A multipart body with these parts."""
     head = f"--{BOUNDARY}\r\nContent-Type: {kind}\r\n\r\n".encode()
     end = f"--{BOUNDARY}--\r\n".encode() if closed else b""
     return b"".join(head + part + b"\r\n" for part in parts) + end
@@ -264,10 +259,8 @@ def received(inbox: Path) -> dict[str, list[str]]:
 
 
 def names(images: Sequence[Dataset]) -> list[str]:
-    """The files in which these images are stored."""
     return sorted(f"{image.SOPInstanceUID}.dcm" for image in images)
 
 
 def on_their_way(inbox: Path) -> list[str]:
-    """The files of instances that are not whole."""
     return os.listdir(inbox / ".receiving")

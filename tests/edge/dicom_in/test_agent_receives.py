@@ -1,8 +1,7 @@
-"""The real agent receives a series, and reads it as if it had come as a folder."""
+"""The agent receives series: which make a study, join one, or are known already."""
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from dicomweb_client import DICOMwebClient
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from edge.audit import Event
 from edge.job import Job
@@ -19,18 +18,12 @@ from edge.settings.core import EdgeSettings
 from edge.store.pending import PersistPending
 from edge.trail.records import TrailRecord, records_after
 from imaging.dicom.arrival import arrived
-from imaging.dicom.writer import write_series
 from imaging.errors import NotCt
-from imaging.phantom.phantom import PhantomSpec
 from imaging.volume import Study
-from tests.conftest import Draw
 from tests.edge.builders import report_with, study_at
 from tests.edge.dicom_in.senders import ANYWHERE, DICOM, IMAGES, Port, changed, names, settings_in
 from tests.edge.running_agent import running, wait_until
 from tests.imaging.small_ct import SmallCt
-
-SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
-                   nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
 
 
 def receiving_in(root: Path, **values: object) -> EdgeSettings:
@@ -63,20 +56,12 @@ def agent(
 
 
 def reports_of(root: Path) -> list[dict[str, Any]]:
-    """The reports, the oldest first."""
     paths = sorted(root.glob("outbox/*/report.json"), key=lambda path: path.stat().st_mtime_ns)
     return [json.loads(path.read_text()) for path in paths]
 
 
 def versions(root: Path) -> list[int]:
     return [report["version"] for report in reports_of(root)]
-
-
-@pytest.fixture(scope="module")
-def phantom(drawn: Draw, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("phantom") / "phantom"
-    write_series(drawn(SPEC).volume, folder, seed=SPEC.seed)
-    return folder
 
 
 def by_dicom(ports: list[Port], images: list[Dataset]) -> None:
@@ -91,43 +76,9 @@ def by_stow(ports: list[Port], images: list[Dataset]) -> None:
     assert "FailedSOPSequence" not in answer
 
 
-def findings_of(report: dict[str, Any]) -> Any:
-    """All that the pixels and headers decide."""
-    keys = ("findings", "possible_findings", "limitations", "guarantee", "coverage", "header")
-    return {key: report[key] for key in keys if key in report}
-
-
-@pytest.fixture(scope="module")
-def from_folder(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report of the phantom as a folder in the inbox."""
-    root = tmp_path_factory.mktemp("folder")
-    with agent(receiving_in(root)):
-        target = shutil.copytree(phantom, root / "inbox" / ".copy")
-        (target / ".done").touch()
-        target.rename(root / "inbox" / "phantom")
-        wait_until(lambda: versions(root) == [1])
-    return reports_of(root)[0]
-
-
-@pytest.mark.parametrize("sent", [by_dicom, by_stow])
-def test_a_received_series_has_the_report_of_the_same_folder(
-    tmp_path: Path,
-    phantom: Path,
-    from_folder: dict[str, Any],
-    sent: Callable[[list[Port], list[Dataset]], None],
-) -> None:
-    images = [dcmread(file) for file in sorted(phantom.glob("*.dcm"))]
-    with agent(receiving_in(tmp_path, receive__stow__address=ANYWHERE)) as ports:
-        sent(ports, images)
-        wait_until(lambda: versions(tmp_path) == [1])
-    (report,) = reports_of(tmp_path)
-    assert report["findings"]
-    assert findings_of(report) == findings_of(from_folder)
-
-
 def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path: Path) -> None:
     """The folder of the series is made again, and the agent joins it with its study."""
-    done = tmp_path / "state_dir" / "done"
+    done = tmp_path / "state" / "done"
     with agent(receiving_in(tmp_path), list_images) as ports:
         by_dicom(ports, IMAGES[:7])
         wait_until(lambda: versions(tmp_path) == [1] and len(os.listdir(done)) == 1)
@@ -141,18 +92,17 @@ def test_images_that_come_after_the_folder_was_claimed_amend_its_report(tmp_path
         str(image.SOPInstanceUID) for image in IMAGES
     }
     assert sorted(path.name for path in study.rglob("*.dcm")) == names(IMAGES)
-    callers = [json.loads(path.read_text()) for path in sorted(study.rglob(".received.json"))]
-    assert [one["calling_ae"] for one in callers] == ["SCANNER", "OTHER"]
+    files = sorted(study.rglob(".received.json"))
+    assert [json.loads(file.read_text())["calling_ae"] for file in files] == ["SCANNER", "OTHER"]
 
 
 def read_and_repeat(root: Path, images: list[Dataset]) -> list[TrailRecord]:
-    """Receive and read a series; send these images again; return the trail."""
-    settings, trail = receiving_in(root), root / "state_dir" / "trail"
+    settings, trail = receiving_in(root), root / "state" / "trail"
     with agent(settings, list_images) as ports:
         by_dicom(ports, IMAGES)
-        wait_until(lambda: len(os.listdir(root / "state_dir" / "done")) == 1)
+        wait_until(lambda: len(os.listdir(root / "state" / "done")) == 1)
         by_dicom(ports, images)
-        wait_until(lambda: len(os.listdir(root / "state_dir" / "done")) == 2)
+        wait_until(lambda: len(os.listdir(root / "state" / "done")) == 2)
         ends = (Event.REPEATED, Event.READ, Event.JOINED)
         wait_until(lambda: sum(one.event in ends for one in records_after(trail, 0)) == 2)
     return list(records_after(trail, 0))
@@ -193,7 +143,7 @@ def test_the_end_of_its_sender_completes_a_study_where_the_setting_says_so(
         wait_until(lambda: versions(tmp_path) == [1])
     assert versions(tmp_path) == [1]
     (report,) = reports_of(tmp_path)
-    files = (tmp_path / "state_dir").rglob(f"{report['study_key']}/**/*.dcm")
+    files = (tmp_path / "state").rglob(f"{report['study_key']}/**/*.dcm")
     assert sorted(path.name for path in files) == names(images)
 
 
@@ -208,38 +158,34 @@ def refuse_all(job: Job, persist: PersistPending) -> StudyResult:
 
 
 def rejections(root: Path) -> list[TrailRecord]:
-    return [one for one in records_after(root / "state_dir" / "trail", 0)
+    return [one for one in records_after(root / "state" / "trail", 0)
             if one.event == Event.REJECTED]  # fmt: skip
 
 
-@pytest.mark.parametrize("images", [IMAGES, IMAGES[-1:]], ids=["all", "last"])
+CHANGED = [*IMAGES[:3], changed(IMAGES[3], KVP=99), *IMAGES[4:]]
+
+
+@pytest.mark.parametrize(
+    ("images", "reads"),
+    [(IMAGES, 1), (IMAGES[-1:], 1), (CHANGED, 2)],
+    ids=["all", "last", "changed"],
+)
 def test_a_refused_series_that_is_sent_again_unchanged_is_refused_again_unread(
-    tmp_path: Path, images: list[Dataset]
+    tmp_path: Path, images: list[Dataset], reads: int
 ) -> None:
+    """One that is changed is read again, and kept."""
     with agent(receiving_in(tmp_path), refuse_all) as ports:
         by_dicom(ports, IMAGES)
         wait_until(lambda: len(rejections(tmp_path)) == 1)
         by_dicom(ports, images)
         wait_until(lambda: len(rejections(tmp_path)) == 2)
-    first, again = reports_of(tmp_path)
-    assert len(list(tmp_path.glob("read-*"))) == 1
-    assert again["rejection"]["kind"] == first["rejection"]["kind"] == "NotCt"
-    words = "it was sent again unchanged, and was refused before: no CT, expected one"
-    assert again["rejection"]["reason"] == words
-    said, repeated = rejections(tmp_path)
-    assert repeated.fields["kind"] == "NotCt"
-    assert repeated.fields["study_key"] != said.fields["study_key"]
-
-
-def test_a_refused_series_that_is_sent_again_changed_is_read_again(tmp_path: Path) -> None:
-    with agent(receiving_in(tmp_path), refuse_all) as ports:
-        by_dicom(ports, IMAGES)
-        wait_until(lambda: len(rejections(tmp_path)) == 1)
-        images = [*IMAGES[:3], changed(IMAGES[3], KVP=99), *IMAGES[4:]]
-        by_dicom(ports, images)
-        wait_until(lambda: len(rejections(tmp_path)) == 2)
-    assert len(list(tmp_path.glob("read-*"))) == 2
-    (kept,) = (tmp_path / "state_dir" / "quarantine").glob(
-        f"{rejections(tmp_path)[1].fields['study_key']}/study/*"
-    )
-    assert len(list(kept.rglob("*.dcm"))) == 12
+    first, again = (report["rejection"] for report in reports_of(tmp_path))
+    assert len(list(tmp_path.glob("read-*"))) == reads
+    assert again["kind"] == first["kind"] == "NotCt"
+    unread = "it was sent again unchanged, and was refused before: " if reads == 1 else ""
+    assert again["reason"] == f"{unread}no CT, expected one"
+    said, repeated = (record.fields for record in rejections(tmp_path))
+    assert repeated["kind"] == "NotCt"
+    assert repeated["study_key"] != said["study_key"]
+    kept = tmp_path / "state" / "quarantine" / repeated["study_key"] / "study"
+    assert len(list(kept.rglob("*.dcm"))) == len(images)

@@ -63,20 +63,13 @@ def test_a_series_is_stored_and_counted_with_its_sender_beside_it(door: Door, po
 
 
 def test_a_duplicate_is_success_and_another_data_set_is_not(door: Door, port: Port) -> None:
-    first, second = new_images()
-    codes = door.send(port, first, first, changed(first, KVP=99), second)
-    assert codes == [0, 0, 0x0111, 0]
-    assert sorted(port.files([first])) == names([first, second])
-    assert on_their_way(port.inbox) == []
-
-
-def test_an_instance_that_is_too_large_is_refused_and_the_next_is_not(
-    door: Door, port: Port
-) -> None:
+    """Nor is an instance that is too large."""
     first, second = new_images()
     large = changed(first, PixelData=bytes(1_500_000))
-    assert door.send(port, large, second) == [0xA701, 0]
-    assert sorted(port.files([first])) == names([second])
+    codes = door.send(port, large, first, first, changed(first, KVP=99), second)
+    assert codes == [0xA701, 0, 0, 0x0111, 0]
+    assert sorted(port.files([first])) == names([first, second])
+    assert on_their_way(port.inbox) == []
 
 
 def test_a_full_disk_is_out_of_resources_until_there_is_room(door: Door, port: Port) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -49,12 +50,8 @@ from tests.edge.running_agent import wait_until
 from tests.imaging.small_ct import SmallCt, encoded
 
 COMPRESSED = [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG2000, RLELossless]
-NATIVE = [
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-]
+NATIVE = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian,
+          DeflatedExplicitVRLittleEndian]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -114,30 +111,21 @@ def rejection(association: Association) -> tuple[int, int, int]:
     return answer.result, answer.result_source, answer.diagnostic
 
 
-def test_an_unknown_calling_ae_title_is_rejected(tmp_path: Path) -> None:
+def test_an_unknown_calling_ae_title_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a wrong called one; a fault while a sender is checked admits nobody."""
     with DICOM.open(tmp_path, peers=("SCANNER@127.0.0.1", "PACS@10.1.0.0/16")) as port:
         with capture_logs() as logs:
             assert rejection(associate(port, caller="STRANGER")) == (1, 1, 3)
             assert rejection(associate(port, caller="PACS")) == (1, 1, 3)
         assert DICOM.send(port, IMAGES[0]) == [0x0000]
+        assert rejection(associate(port, called="OTHER")) == (1, 1, 7)
         assert port.counted("refused_associations_total", reason="calling AE title") == 2
-    assert [line["caller"] for line in logs if "rejected" in line["event"]] == ["STRANGER", "PACS"]
-
-
-def test_a_fault_while_a_sender_is_checked_admits_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> bool:
-        raise RuntimeError("a fault of the program")
-
-    monkeypatch.setattr(Peer, "admits", fail)
-    with DICOM.open(tmp_path, peers=("SCANNER",)) as port:
+        assert port.counted("refused_associations_total", reason="called AE title") == 1
+        monkeypatch.setattr(Peer, "admits", Mock(side_effect=RuntimeError("of the program")))
         assert rejection(associate(port)) == (1, 1, 3)
-
-
-def test_a_wrong_called_ae_title_is_rejected(port: Port) -> None:
-    assert rejection(associate(port, called="OTHER")) == (1, 1, 7)
-    assert port.counted("refused_associations_total", reason="called AE title") == 1
+    assert [line["caller"] for line in logs if "rejected" in line["event"]] == ["STRANGER", "PACS"]
 
 
 def test_one_association_too_many_is_rejected_and_the_next_is_not(tmp_path: Path) -> None:

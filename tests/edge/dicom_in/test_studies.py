@@ -3,11 +3,13 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from edge.store.pending import PersistPending
 from imaging.read import read_study
 from tests.dicom_peers import Pacs
 from tests.edge.builders import HandClock, report_with
-from tests.edge.dicom_in.senders import ANYWHERE, DICOM, Port, body, changed, file_of, post
+from tests.edge.dicom_in.senders import DICOM, Port, changed
 from tests.edge.dicom_in.test_agent_receives import agent, receiving_in, reports_of
 from tests.edge.dicom_out.sites import pacs_at
 from tests.edge.dicom_out.studies import require_valid
@@ -55,19 +57,21 @@ SHARP = series(5, "sharp", 48, 1.25, ConvolutionKernel="B70f")
 ALL = [*THIN, *THICK, *CORONAL, *SCOUT, *SHARP]
 
 
-def read_files(job: Job, persist: PersistPending) -> StudyResult:
-    """A pipeline that reads the files, and finds the same in each study."""
-    return report_with(job, persist, read_study)
+read_files = partial(report_with, read=read_study)
+"""A pipeline that reads the files, and finds the same in each study."""
 
 
+@dataclass
 class Place:
-    """An agent with a port for each way, an archive, and a clock."""
+    """An agent with a port, an archive, and a clock."""
 
-    def __init__(self, root: Path, ports: Sequence[Port], pacs: Pacs, clock: HandClock) -> None:
-        self.root, self.ports, self.pacs, self.clock = root, ports, pacs, clock
+    root: Path
+    port: Port
+    pacs: Pacs
+    clock: HandClock
 
-    def send(self, images: Sequence[Dataset], **how: Any) -> None:
-        assert set(DICOM.send(self.ports[0], *images, **how)) == {0}
+    def send(self, images: Sequence[Dataset]) -> None:
+        assert set(DICOM.send(self.port, *images)) == {0}
 
     def rest(self) -> list[dict[str, Any]]:
         """Let time pass until all that came is read; return the reports."""
@@ -75,7 +79,7 @@ class Place:
         def is_idle() -> bool:
             self.clock.sleep(0.5)
             left = [p for p in (self.root / "inbox").iterdir() if not p.name.startswith(".")]
-            return not left and not any((self.root / "state_dir" / "work").iterdir())
+            return not left and not any((self.root / "state" / "work").iterdir())
 
         wait_until(is_idle)
         return reports_of(self.root)
@@ -96,13 +100,12 @@ class Place:
 
 
 @contextmanager
-def place(root: Path, read: Any = read_files, **values: Any) -> Iterator[Place]:
+def place(root: Path, read: Any = read_files) -> Iterator[Place]:
     clock = HandClock()
     with Pacs().running(contexts=AllStoragePresentationContexts) as pacs:
-        on = {"receive__stow__address": ANYWHERE, "targets": (pacs_at(pacs.port),), **values}
-        parts = {"clock": clock, "make_objects": made_objects}
-        with agent(receiving_in(root, **on), read, **parts) as ports:
-            yield Place(root, ports, pacs, clock)
+        settings = receiving_in(root, targets=(pacs_at(pacs.port),))
+        with agent(settings, read, clock=clock, make_objects=made_objects) as (port,):
+            yield Place(root, port, pacs, clock)
 
 
 def texts(data: Dataset) -> list[str]:
@@ -147,13 +150,8 @@ def test_five_associations_at_once_make_one_version(tmp_path: Path) -> None:
             together.wait()
             here.send(images)
 
-        scanners = [
-            Thread(target=scan, args=(one,)) for one in (THIN, THICK, CORONAL, SCOUT, SHARP)
-        ]
-        for one in scanners:
-            one.start()
-        for one in scanners:
-            one.join()
+        with ThreadPoolExecutor(5) as scanners:
+            list(scanners.map(scan, (THIN, THICK, CORONAL, SCOUT, SHARP)))
         (report,) = here.rest()
         assert report["version"] == 1
         assert_read(report, ["thick", "coronal", "scout", "sharp"])
@@ -175,36 +173,6 @@ def test_a_localizer_that_comes_first_is_ignored_and_joins_its_study(tmp_path: P
         assert_read(report, ["scout"])
         here.objects(2)
         assert not (here.out / "dicom" / "v1").exists()
-
-
-def test_two_studies_in_one_association_and_a_series_sent_twice(tmp_path: Path) -> None:
-    others = [
-        changed(one, PatientID="P2", SOPInstanceUID=f"{one.SOPInstanceUID}.2")
-        for one in [*THICK, *SCOUT]
-    ]
-    both = [one for pair in zip([*THICK, *SCOUT], others, strict=True) for one in pair]
-    with place(tmp_path) as here:
-        here.send(both)
-        here.send(THICK)  # stored already
-        reports = here.rest()
-        assert sorted(one["study"]["patient_id"] for one in reports) == ["P1", "P2"]
-        here.send(THICK)  # reported already
-        here.send(CORONAL, caller="PACS")
-        reports = here.rest()
-        again = deepcopy(THICK)
-        for image in again:  # by another way, with other file meta information
-            image.preamble = b"\1" * 128
-        assert post(here.ports[1], body(*map(file_of, again))).status_code == 200
-        reports = here.rest()
-    # that of the patient who was read first has one version more: it names the other
-    versions = sorted((one["study"]["patient_id"], one["version"]) for one in reports)
-    assert versions in ([("P1", 2), ("P2", 2)], [("P1", 3), ("P2", 1)])
-    for report in reports:
-        assert report["status"] == "final"
-    first = next(one for one in reports if one["study"]["patient_id"] == "P1")
-    named = [one for one in first["other_series"] if "other patient ID" not in one]
-    assert sorted(one.split("'")[1] for one in named) == ["coronal", "scout"]
-    assert len(first["other_series"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,9 @@ from edge.report.model import Status
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
-from models.runtime.detection import Candidate
-from tests.edge.builders import SilentCloud, Site
+from tests.edge.builders import SilentCloud, Site, candidate
 from tests.edge.report.reports import FINDING, REPORT
 from tests.edge.running_agent import agent_of
-
-
-def unsure(score: float) -> Decision:
-    return Decision(Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, score), Route.ESCALATE, "")
 
 
 def observed(store: StudyStore, model: str) -> list[Observation]:
@@ -31,9 +26,10 @@ def observed(store: StudyStore, model: str) -> list[Observation]:
 def test_an_observation_counts_what_the_second_reading_changed() -> None:
     """Of four uncertain candidates one was raised, one lowered, and two stayed as they were."""
     raised, kept = (replace(FINDING, edge_score=score) for score in (0.3, 0.8))
+    unsure = [Decision(candidate(score), Route.ESCALATE, "") for score in (0.3, 0.8, 0.7, 0.2)]
     report = replace(
         REPORT,
-        decisions=(*REPORT.decisions, *map(unsure, (0.3, 0.8, 0.7, 0.2))),
+        decisions=(*REPORT.decisions, *unsure),
         findings=(raised, kept),
         models={"edge": "screening-int8 1 (openvino)", "cloud": "hybrid 1"},
     )
@@ -79,8 +75,10 @@ def test_a_report_is_noted_once_and_again_when_it_is_final(
 
 
 def test_what_a_lost_database_left_is_noted_at_the_start(site: Site, part: DriftPart) -> None:
+    """But for what was refused."""
     for name in ("a", "b"):
         site.study(name)
+    site.store.adopt("0" * 32, Step.QUARANTINED, ("a",), iter(["c"]), {})
     site.store.database.execute("DELETE FROM drift")
     assert work(part) == 2
     assert [one.model for one in observed(site.store, "fixed 1")] == ["fixed 1"] * 2
@@ -119,7 +117,7 @@ def test_the_monitor_compares_the_studies_of_the_last_model(site: Site, tmp_path
     path = tmp_path / "state" / DATABASE
     path.symlink_to(tmp_path / "state" / "s.db")
     agent = agent_of(settings_in(tmp_path))
-    monitor = DriftPart(agent).monitor
+    monitor = DriftPart(agent)
     assert monitor.current() is NOTHING
     for number in range(350):
         model = "m 1" if number < 100 else "m 2"
@@ -135,8 +133,3 @@ def test_the_monitor_compares_the_studies_of_the_last_model(site: Site, tmp_path
     assert monitor.current() is drift
     path.unlink()
     assert monitor.level("uncertain") == 0
-
-
-def test_steps_other_than_done_are_not_noted(site: Site, part: DriftPart) -> None:
-    site.store.adopt("0" * 32, Step.QUARANTINED, ("a",), iter(["a"]), {})
-    assert work(part) == 0

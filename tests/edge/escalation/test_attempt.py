@@ -1,6 +1,5 @@
 """What ends an attempt, and which cloud gets what it left open."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -49,12 +48,9 @@ class Scripted:
     def cancel(self) -> None:
         self.cancelled.set()
 
-    def attempt(
-        self, *, deadline_s: float = LONG_S, link: Link | None = None
-    ) -> OverreadError | None:
+    def attempt(self, link: Link, deadline_s: float = LONG_S) -> OverreadError | None:
         """The fault that ended it."""
-        states = RoiStates(self.rois)
-        endpoint = Endpoint(lambda *_: self, link or Link())
+        states, endpoint = RoiStates(self.rois), Endpoint(lambda *_: self, link)
         escalation = Escalation([endpoint], states, Deadline.after(deadline_s), "key-1")
         assert escalation.enter()
         try:
@@ -65,10 +61,9 @@ class Scripted:
 
 def test_the_deadline_ends_a_stream_that_had_begun_and_what_came_is_kept() -> None:
     """One answer is enough not to count as silent."""
-    link = Link()
+    link, stream = Link(), Scripted([0])
     link.response_timeout_s = lambda: 0.1  # type: ignore[method-assign] # of a near cloud
-    stream = Scripted([0])
-    fault = stream.attempt(deadline_s=0.5, link=link)
+    fault = stream.attempt(link, deadline_s=0.5)
     assert isinstance(fault, DeadlinePassed)
     assert fault.reason == "the answer did not arrive before the deadline"
     assert stream.cancelled.is_set()
@@ -77,14 +72,14 @@ def test_the_deadline_ends_a_stream_that_had_begun_and_what_came_is_kept() -> No
 
 def test_a_stream_that_lingers_after_the_last_answer_is_cancelled() -> None:
     stream = Scripted([0, 1])
-    assert stream.attempt() is None
+    assert stream.attempt(Link()) is None
     assert stream.cancelled.is_set()
 
 
 def test_an_exception_that_is_no_fault_of_the_cloud_is_raised() -> None:
     link = Link()
     with pytest.raises(ZeroDivisionError):
-        Scripted([], ZeroDivisionError("by zero")).attempt(link=link)
+        Scripted([], ZeroDivisionError("by zero")).attempt(link)
     assert link.estimate().available
 
 
@@ -116,13 +111,11 @@ def test_a_cloud_that_is_down_before_the_study_is_replaced() -> None:
     assert [(list(one.verdicts), one.attempts) for one in came] == [([0], 2), ([0], 1)]
 
 
-def test_a_silent_cloud_is_replaced_long_before_the_deadline() -> None:
+def test_a_silent_cloud_is_replaced_long_before_the_deadline(silent: str) -> None:
     link = Link()
     link.up(None)
-    with FakeCloud() as other, socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with with_fallback(address, other.address, link) as second:
-            came = read(second, 0.4)
+    with FakeCloud() as other, with_fallback(silent, other.address, link) as second:
+        came = read(second, 0.4)
     assert (list(came.verdicts), came.attempts) == ([0], 2)
     assert link.suspect.is_set()
     # what it never took in tells nothing of throughput

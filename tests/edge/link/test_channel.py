@@ -21,7 +21,7 @@ from edge.link.link import NO_RESPONSE_YET, Link
 from edge.settings.core import load_settings
 from protos.errors import DeadlinePassed, LinkFault, Unreachable
 from tests.edge.builders import HandClock
-from tests.edge.fake_cloud import FakeCloud
+from tests.edge.fake_cloud import FakeCloud, free_port
 from tests.edge.running_agent import wait_until
 
 LONG_S = 60.0
@@ -45,15 +45,24 @@ class Scripted:
         self.answers.put(Unreachable("cancelled"))
 
 
-def test_a_cloud_goes_down_and_comes_up_again() -> None:
+def test_a_cloud_goes_down_and_comes_up_again_and_the_log_says_so() -> None:
+    """Once for each change, whatever the number of checks."""
     link, cloud = Link(), Scripted()
-    with HealthMonitor(cloud, link, 0.01):
-        cloud.answers.put(Unreachable("refused"))
+    for answer in ("", "", "away", "away", "refused"):
+        cloud.answers.put(Unreachable(answer) if answer else None)
+    monitor = HealthMonitor(cloud, link, 0.01, cloud="reader:1")
+    with structlog.testing.capture_logs() as logs, monitor:
         wait_until(lambda: link.estimate().reason == "the cloud cannot be reached (refused)")
         assert not link.enter()
         cloud.answers.put(None)
-        wait_until(lambda: link.estimate().available)
+        wait_until(lambda: link.estimate().available and len(logs) == 4)
     assert link.estimate().silent_s is not None
+    assert [(log["event"], log["cloud"], log.get("reason")) for log in logs] == [
+        ("cloud is up", "reader:1", None),
+        ("cloud is down", "reader:1", "away"),
+        ("cloud is down", "reader:1", "refused"),
+        ("cloud is up", "reader:1", None),
+    ]
 
 
 def test_a_cloud_that_does_not_answer_at_first_is_not_waited_for() -> None:
@@ -137,48 +146,21 @@ def test_only_a_second_health_check_measures_the_round_trip() -> None:
         assert link.estimate().middle.round_trip_s == taken
 
 
-def test_health_checks_over_grpc() -> None:
-    with (
-        FakeCloud() as cloud,
-        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
-    ):
+def channel_to(address: str) -> grpc.Channel:
+    return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def test_health_checks_over_grpc(silent: str) -> None:
+    with FakeCloud() as cloud, channel_to(cloud.address) as channel:
         assert start_health_check(channel, LONG_S).fault() is None
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            assert isinstance(start_health_check(channel, 0.05).fault(), LinkFault)
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        assert isinstance(start_health_check(channel, LONG_S).fault(), Unreachable)
-
-
-def test_a_monitor_over_grpc_ends_while_its_health_check_waits() -> None:
-    link = Link()
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with (
-            grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel,
-            HealthMonitor(partial(start_health_check, channel), link, LONG_S),
-        ):
+    with channel_to(silent) as channel:
+        assert isinstance(start_health_check(channel, 0.05).fault(), LinkFault)
+        # a monitor ends while its check waits
+        with HealthMonitor(partial(start_health_check, channel), Link(), LONG_S):
             pass
     assert "health monitor" not in [thread.name for thread in threading.enumerate()]
-
-
-def test_the_log_says_when_the_cloud_goes_down_and_comes_back() -> None:
-    """Once for each change, whatever the number of checks."""
-    link, cloud = Link(), Scripted()
-    for answer in ("", "", "away", "away", "other", ""):
-        cloud.answers.put(Unreachable(answer) if answer else None)
-    with (
-        structlog.testing.capture_logs() as logs,
-        HealthMonitor(cloud, link, 0.01, cloud="reader:1"),
-    ):
-        wait_until(lambda: len(logs) == 4)
-    assert [(log["event"], log["cloud"], log.get("reason")) for log in logs] == [
-        ("cloud is up", "reader:1", None),
-        ("cloud is down", "reader:1", "away"),
-        ("cloud is down", "reader:1", "other"),
-        ("cloud is up", "reader:1", None),
-    ]
+    with channel_to(f"127.0.0.1:{free_port()}") as channel:
+        assert isinstance(start_health_check(channel, LONG_S).fault(), Unreachable)
 
 
 def test_a_diagnosis_is_kept_for_a_while() -> None:

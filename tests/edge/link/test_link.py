@@ -95,18 +95,18 @@ def test_one_miss_is_forgiven_after_a_handful_of_good_studies(
     assert p95_s(measured) < 1.0
 
 
-def test_bytes_that_explain_the_wait_are_charged_with_it(clock: HandClock) -> None:
-    """Over 20 kB/s one region takes 5.5 s: that 8 s were not enough is the wire's fault."""
-    slow = Pace(0.02, 20_000, 5e6, 0.01, 0.02)
-    measured = used(clock, pace=slow)
-    measured.add_bound(ROI, 8.0, 0.02, 1)
-    assert measured.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
-    assert measured.pace(0.95).queue_s < 0.1
+def test_bytes_that_explain_the_wait_are_charged_with_it(
+    measured: Measurements, clock: HandClock
+) -> None:
+    """Over 20 kB/s one region takes 5.5 s: that 8 s were not enough is the wire's fault.
 
-
-def test_a_cloud_that_responded_late_is_behind_a_slow_link(measured: Measurements) -> None:
-    measured.add_bound(ROI, 8.0, 5.0, 1)
-    assert measured.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
+    So it is where the cloud responded late.
+    """
+    slow = used(clock, pace=Pace(0.02, 20_000, 5e6, 0.01, 0.02))
+    for link, response_s in ((slow, 0.02), (measured, 5.0)):
+        link.add_bound(ROI, 8.0, response_s, 1)
+        assert link.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
+        assert link.pace(0.95).queue_s < 0.1
 
 
 def test_what_was_expected_to_take_so_long_teaches_nothing(clock: HandClock) -> None:
@@ -137,14 +137,6 @@ def test_one_measurement_moves_the_median_but_not_the_tail(value: float) -> None
     evidence.add(value)
     assert evidence.quantile(0.5) == value
     assert evidence.quantile(0.95) == max(value, 4.0)
-
-
-def test_many_measurements_outweigh_the_prior() -> None:
-    evidence = DecayingQuantiles((1000.0, 2000.0), HandClock())
-    for value in range(1, 61):
-        evidence.add(float(value))
-    assert evidence.quantile(0.5) == pytest.approx(30, abs=1)
-    assert evidence.quantile(0.95) == pytest.approx(57, abs=1)
 
 
 @pytest.mark.parametrize(("bounds", "measurements"), [(1, 5), (9, 20)])
@@ -200,18 +192,15 @@ def test_cloud_time_of_an_roi_is_shared_among_those_sent_together(link: Link) ->
 
 
 def test_a_cloud_that_serves_others_between_is_slow(link: Link) -> None:
-    first = Arrival(1000, 0.3, queue_s=0.1, compute_s=0.1)
-    second = Arrival(2000, 1.3, queue_s=1.0, compute_s=0.1001)
-    link.succeeded([first, second], response_s=0.1)
+    link.succeeded([Arrival(1000, 0.3, 0.1, 0.1), Arrival(2000, 1.3, 1.0, 0.1001)], response_s=0.1)
     assert link.estimate().middle.roi_s == pytest.approx(0.5, rel=0.01)
 
 
 def test_queue_drains_until_the_cloud_says_otherwise(link: Link, clock: HandClock) -> None:
     link.queue_reported(3.0)
-    clock.sleep(2.0)
-    assert link.estimate().middle.queue_s == pytest.approx(1.0)
-    clock.sleep(3.0)
-    assert link.estimate().middle.queue_s == 0.0
+    for pause_s, left_s in ((2.0, 1.0), (3.0, 0.0)):
+        clock.sleep(pause_s)
+        assert link.estimate().middle.queue_s == pytest.approx(left_s)
 
 
 def test_old_measurements_are_forgotten(link: Link, clock: HandClock) -> None:
@@ -261,14 +250,6 @@ def test_only_one_escalation_probes(link: Link, clock: HandClock) -> None:
     link.failed("x")
     assert not link.estimate().probing
     assert [link.enter() for _ in range(2)] == [True, True]
-
-
-def test_a_missed_deadline_teaches_how_slow_it_is_at_least(link: Link) -> None:
-    """100 kB not answered in 5 s: the link carries less than 20 kB/s or so, until measured."""
-    link.missed(100_000, 5.0)
-    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
-    link.missed(100_000, 0.051)  # that says nothing: it was expected to take longer
-    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
 
 
 def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:

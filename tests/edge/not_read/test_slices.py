@@ -22,9 +22,7 @@ from imaging.volume import Geometry, HuArray, LimitationKind, Study, StudyHeader
 from imaging.volume_checks import require_sane
 from tests.conftest import SHARED_DATA
 from tests.edge.builders import TERMS
-from tests.edge.recipes import Recipe, Scan, base
 
-__all__ = ["base"]
 ADULT = StudyHeader(age="060Y", kernel="STANDARD")
 Change = Callable[[HuArray, "Chest"], HuArray]
 
@@ -36,16 +34,11 @@ class Chest:
         self.hu, self.geometry = volume.hu, volume.geometry
         self.lungs: Lungs = find_lungs(self.hu, self.geometry.spacing_mm, "chest")
 
-    def box(
-        self, at: tuple[float, float, float], size_mm: tuple[float, float]
-    ) -> tuple[slice, ...]:
+    def box(self, at: "Place", size_mm: tuple[float, float]) -> tuple[slice, ...]:
         """Voxels around a place in the lung box, from 0 to 1 each; height, and side in mm."""
         sizes = (size_mm[0], size_mm[1], size_mm[1])
-        sides = zip(
-            self.lungs.start, self.lungs.stop, at, sizes, self.geometry.spacing_mm, strict=True
-        )
-        found = []
-        for first, stop, part, size, mm in sides:
+        ends, spacing_mm, found = (self.lungs.start, self.lungs.stop), self.geometry.spacing_mm, []
+        for first, stop, part, size, mm in zip(*ends, at, sizes, spacing_mm, strict=True):
             begin = round(first + part * (stop - first) - size / mm / 2)
             found.append(slice(max(begin, 0), max(begin, 0) + max(1, round(size / mm))))
         return tuple(found)
@@ -100,13 +93,11 @@ def moved(count: int) -> Iterable[int]:
     return [*found[:52], *block, *found[52:]]
 
 
-def tile(
-    value: int | None,
-    side_mm: float,
-    height_mm: float,
-    at: tuple[float, float, float] = (0.5, 0.5, 0.22),
-) -> Change:
-    """A constant value in a box; None repeats the slice below it in that place."""
+MIDDLE = (0.5, 0.5, 0.22)
+Place = tuple[float, float, float]
+
+
+def tile(value: int, side_mm: float, height_mm: float, at: Place = MIDDLE) -> Change:
 
     def change(hu: HuArray, chest: Chest) -> HuArray:
         hu = hu.copy()
@@ -117,7 +108,6 @@ def tile(
 
 
 def tiles(hu: HuArray, chest: Chest) -> HuArray:
-    """Many tiles of 10 mm."""
     for z in (0.3, 0.5, 0.6):
         for y in (0.35, 0.5, 0.65):
             for x in (0.15, 0.25, 0.75, 0.85):
@@ -126,7 +116,6 @@ def tiles(hu: HuArray, chest: Chest) -> HuArray:
 
 
 def strip(hu: HuArray, chest: Chest) -> HuArray:
-    """Rows of half of one slice."""
     hu = hu.copy()
     z, y, _ = chest.box((0.45, 0.6, 0.25), (1.0, 12.0))
     hu[z, y, : hu.shape[2] // 2] = 40
@@ -194,9 +183,8 @@ def test_spoiled_images_lose_the_guarantee_for_what_is_wrong(name: str, scan: st
 
 @pytest.mark.parametrize("scan", SCANS)
 def test_a_sound_scan_keeps_it(scan: str) -> None:
-    sound = chest(scan)
-    kept = said(sound.hu, sound.geometry)
-    assert kept.replace("Slices are 3 mm apart, in calibration at most 2.5 mm.", "") == ""
+    kept = said(chest(scan).hu, chest(scan).geometry)
+    assert kept in ("", "Slices are 3 mm apart, in calibration at most 2.5 mm.")
 
 
 @pytest.mark.parametrize("spoil", [noise(30), blur(0.5), order(lambda count: range(0, count, 2))])
@@ -224,30 +212,3 @@ def test_where_the_images_may_be_turned_no_side_is_told() -> None:
     volume = Volume(np.ascontiguousarray(sound.hu[:, ::-1]), sound.geometry)
     (one,) = preprocess(volume).measures.odd
     assert one.kind is LimitationKind.ORIENTATION
-
-
-def exchanged(scan: Scan) -> None:
-    """The positions of neighbours are exchanged."""
-    for low in range(20, 120, 2):
-        pair = [scan.pixels(low), scan.pixels(low + 1)]
-        for index, values in zip((low + 1, low), pair, strict=True):
-            scan.edit_pixels([index], lambda _, values=values: values)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe("DICOM, 50 pairs exchanged", exchanged, (ORDER, "at 55 places")),
-        Recipe(
-            "DICOM, a tile of 0",
-            lambda scan: scan.edit_pixels(
-                range(60, 73), lambda v: v * ~((np.indices(v.shape) // 32 == [[[4]], [[2]]]).all(0))
-            ),
-            (LOST, "13 slices (61 to 73 from the feet)"),
-        ),
-    ],
-    ids=lambda recipe: recipe.name,
-)
-def test_the_files_of_a_spoiled_series_say_so(base: Scan, tmp_path: Path, recipe: Recipe) -> None:
-    recipe.check(base.copied(tmp_path / "scan"))

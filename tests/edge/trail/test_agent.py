@@ -1,17 +1,15 @@
 """The agent's audit trail: each step of a study once, whatever kills it; and its commands."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
 from edge.audit import Event
-from edge.cli.main import app
 from edge.folders import RECEIVED
 from edge.job import Job
 from edge.pipeline import StudyResult
@@ -20,14 +18,13 @@ from edge.report.model import Report
 from edge.report.write import write_report
 from edge.run import site_of
 from edge.store.pending import PersistPending
-from edge.store.steps import Step
 from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import Verified, verify
 from evaluation.world import settings_in
 from imaging.dicom.writer import write_series
 from imaging.volume import Geometry, StudyHeader, Volume
 from tests.edge.builders import put, put_all
-from tests.edge.running_agent import config_in, full_at, held_at, work_off
+from tests.edge.running_agent import command, work_off
 
 
 def trail_of(root: Path) -> list[TrailRecord]:
@@ -52,7 +49,6 @@ def of_studies(root: Path) -> dict[str, list[str]]:
 
 
 def test_the_trail_has_the_start_every_study_and_the_stop(tmp_path: Path) -> None:
-    """A sound study, a refused one, and the stop of the agent, in one chain."""
     put_all(tmp_path / "inbox", a="x", b="bad")
     work_off(tmp_path)
     records = trail_of(tmp_path)
@@ -67,6 +63,11 @@ def test_the_trail_has_the_start_every_study_and_the_stop(tmp_path: Path) -> Non
     assert (rejected["kind"], rejected["status"]) == ("NotCt", "rejected")
     assert verified(tmp_path).broken is None
     assert verified(tmp_path).waiting == 0
+    requeue("b", site_of(settings_in(tmp_path)))  # a person has it read again
+    assert verified(tmp_path).waiting == 1
+    work_off(tmp_path)
+    (again,) = facts(tmp_path, Event.REQUEUED)
+    assert (again["study_key"], again["user"] != "") == (rejected["study_key"], True)
 
 
 def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> None:
@@ -91,47 +92,20 @@ def test_what_a_receiver_says_of_the_sender_is_in_the_trail(tmp_path: Path) -> N
     assert read_fields["study_uid"] == received["study_uid"] != ""
 
 
-def test_a_full_disk_or_a_locked_database_doubles_no_record(tmp_path: Path) -> None:
-    put_all(tmp_path / "inbox", a="x", b="x")
-    work_off(tmp_path, on_step=full_at(Step.REPORTED, times=2))
-    put(tmp_path / "inbox", "c")
-    path = tmp_path / "state" / "spool.sqlite3"
-    work_off(tmp_path, on_step=held_at(path, Step.READING, looks=2))
-    counts = Counter(record.event for record in trail_of(tmp_path))
-    assert (counts[Event.RECEIVED], counts[Event.READ]) == (3, 3)
-    assert verified(tmp_path).broken is None
-
-
 def test_a_trail_that_cannot_be_written_stops_no_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its records wait in the database, and are written by the next start."""
-
-    def denied(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
     put(tmp_path / "inbox", "a")
     with monkeypatch.context() as patched:
-        patched.setattr("edge.trail.store.append", denied)
+        denied = PermissionError(13, "Permission denied")
+        patched.setattr("edge.trail.store.append", Mock(side_effect=denied))
         work_off(tmp_path)
     assert trail_of(tmp_path) == []
     assert verified(tmp_path).waiting == 5
     put(tmp_path / "inbox", "b")
     work_off(tmp_path)
     assert [*of_studies(tmp_path).values()] == [[Event.RECEIVED, Event.READ]] * 2
-
-
-def test_who_has_a_study_read_again_is_in_the_trail(tmp_path: Path) -> None:
-    put(tmp_path / "inbox", "a", "bad")
-    work_off(tmp_path)
-    requeue("a", site_of(settings_in(tmp_path)))
-    assert verified(tmp_path).waiting == 1
-    work_off(tmp_path)
-    (again,) = facts(tmp_path, Event.REQUEUED)
-    first, second = of_studies(tmp_path).items()
-    assert first == (again["study_key"], [Event.RECEIVED, Event.REJECTED, Event.REQUEUED])
-    assert second[1] == [Event.RECEIVED, Event.REJECTED]
-    assert again["user"]
 
 
 def test_a_lost_database_is_in_the_trail_and_the_chain_goes_on(tmp_path: Path) -> None:
@@ -149,38 +123,29 @@ def test_a_lost_database_is_in_the_trail_and_the_chain_goes_on(tmp_path: Path) -
     assert verified(tmp_path).broken is None
 
 
-def audit(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["audit", *map(str, arguments)])
-
-
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """The settings of an agent that has refused a study and was stopped."""
+def root(tmp_path: Path) -> Path:
+    """An agent that has refused a study and was stopped."""
     put(tmp_path / "inbox", "a", "bad")
     work_off(tmp_path)
-    return config_in(tmp_path)
+    return tmp_path
 
 
-def test_a_trail_is_checked_and_a_broken_record_named(config: Path, tmp_path: Path) -> None:
+def test_a_trail_is_checked_and_a_broken_record_named(root: Path) -> None:
     """A sound one ends with 0, a broken or missing one with 1."""
-    sound = audit("verify", "--config", config, "--json")
-    values = json.loads(sound.stdout)
-    assert sound.exit_code == 0
+    values = json.loads(command(root, "audit", "verify", "--json", status=0).stdout)
     assert (values["records"], values["broken"], values["end_checked"]) == (5, None, True)
-    (file,) = (tmp_path / "state" / "trail").iterdir()
-    assert audit("verify", file.parent).exit_code == 0
+    (file,) = (root / "state" / "trail").iterdir()
+    command(root, "audit", "verify", str(file.parent), status=0)
     file.write_text(file.read_text().replace("NotCt", "NotMe"))
-    broken = audit("verify", "--config", config)
-    assert broken.exit_code == 1
+    broken = command(root, "audit", "verify", status=1)
     assert f"BROKEN at {file.name}, line 5" in broken.stdout
-    nothing = audit("verify", tmp_path)
-    assert nothing.exit_code == 1
-    assert nothing.stderr.startswith("NoTrail: ")
+    assert command(root, "audit", "verify", str(root), status=1).stderr.startswith("NoTrail: ")
 
 
-def test_a_trail_is_exported_as_a_message_a_line(config: Path) -> None:
-    lines = audit("export", "--config", config).stdout.splitlines()
+def test_a_trail_is_exported_as_a_message_a_line(root: Path) -> None:
+    lines = command(root, "audit", "export").stdout.splitlines()
     assert [ElementTree.fromstring(line).tag for line in lines] == ["AuditMessage"] * 5
-    assert audit("export", "--config", config, "--since", "2999-01-01").stdout == ""
-    since = audit("export", "--config", config, "--since", "2020-01-01T10:00:00")
-    assert len(since.stdout.splitlines()) == 5
+    for since, count in (("2999-01-01", 0), ("2020-01-01T10:00:00", 5)):
+        told = command(root, "audit", "export", "--since", since).stdout
+        assert len(told.splitlines()) == count

@@ -14,7 +14,7 @@ from edge.audit import Event
 from edge.database import transaction
 from edge.trail.records import TrailRecord, append, files_in, records_after
 from edge.trail.store import TrailStore
-from edge.trail.verify import Verified, verify
+from edge.trail.verify import Broken, Verified, verify
 from tests.edge.builders import open_store
 from tests.edge.running_agent import Killed, full_error
 
@@ -43,6 +43,16 @@ class Site:
 
     def verified(self) -> Verified:
         return verify(self.folder, self.path)
+
+    def assert_sound(self, *studies: str) -> None:
+        """These studies are in the files, each once and in this order, in a sound chain."""
+        assert self.studies() == [*studies]
+        assert self.verified().broken is None
+
+    def broken(self) -> Broken:
+        found = self.verified().broken
+        assert found is not None
+        return found
 
     def fields(self, event: Event) -> list[dict[str, Any]]:
         return [dict(r.fields) for r in records_after(self.folder, 0) if r.event == event]
@@ -88,8 +98,7 @@ def test_a_record_belongs_to_the_transaction_of_its_step(site: Site) -> None:
         with transaction(database):
             trail.record(Event.RECEIVED, study_key="done")
         trail.flush()
-    assert site.studies() == ["done"]
-    assert site.verified().broken is None
+    site.assert_sound("done")
 
 
 def test_a_record_has_the_identifiers_that_an_earlier_one_of_its_study_had(site: Site) -> None:
@@ -139,8 +148,7 @@ def test_a_death_while_records_are_written_loses_and_doubles_none(
     assert site.verified().broken is None  # also as it is: the records are in the database
     monkeypatch.undo()
     site.record("d")
-    assert site.studies() == ["a", "b", "c", "d"]
-    assert site.verified().broken is None
+    site.assert_sound("a", "b", "c", "d")
 
 
 def test_a_full_disk_leaves_the_records_where_they_are(
@@ -163,8 +171,7 @@ def test_a_full_disk_leaves_the_records_where_they_are(
                 trail.flush()
         trail.record(Event.RECEIVED, study_key="c")
         trail.flush()
-    assert site.studies() == ["a", "b", "c"]
-    assert site.verified().broken is None
+    site.assert_sound("a", "b", "c")
 
 
 def test_two_processes_record_in_one_chain(site: Site) -> None:
@@ -188,9 +195,8 @@ def test_a_new_database_continues_the_chain_of_the_files(site: Site) -> None:
     for file in site.path.parent.glob("s.db-*"):
         file.unlink()
     site.record("c")
-    assert site.studies() == ["a", "b", "c"]
+    site.assert_sound("a", "b", "c")
     assert site.reasons() == ["the database is new; records that were only in the old one are lost"]
-    assert site.verified().broken is None
     site.max_file_bytes = 1
     site.record("d")
     last = TrailRecord.parse(files_in(site.folder)[-1].read_text().splitlines()[0])
@@ -209,9 +215,8 @@ def test_an_older_database_continues_after_the_files_that_are_newer(site: Site) 
         file.unlink()
     backup.rename(site.path)
     site.record("d")
-    assert site.studies() == ["a", "b", "c", "d"]
+    site.assert_sound("a", "b", "c", "d")
     assert site.reasons() == ["the database was older than the files"]
-    assert site.verified().broken is None
 
 
 Change = Callable[[list[str]], list[str]]
@@ -248,7 +253,6 @@ CHANGES: dict[str, tuple[Change, int, str]] = {
 
 @pytest.fixture
 def three(site: Site) -> Site:
-    """A site whose trail has a head and three records."""
     site.record("a", "b", "c")
     return site
 
@@ -259,15 +263,12 @@ def test_a_changed_trail_is_found_and_the_first_broken_record_named(three: Site,
     change, line, reason = CHANGES[what]
     (file,) = files_in(three.folder)
     file.write_text("".join(f"{one}\n" for one in change(three.lines())))
-    broken = three.verified().broken
-    assert broken is not None
+    broken = three.broken()
     assert (broken.file, broken.line) == (file.name, line)
     assert reason in broken.reason
     three.record("d")
     three.record("e")
-    later = three.verified().broken
-    assert later is not None
-    assert later.line <= line + 1
+    assert three.broken().line <= line + 1
 
 
 def test_a_deleted_file_is_missed(three: Site) -> None:
@@ -275,22 +276,16 @@ def test_a_deleted_file_is_missed(three: Site) -> None:
     three.max_file_bytes = 1
     three.record("d", "e")
     first, middle, last = files_in(three.folder)
-    for file, says in (
-        (last, "records 7 to 8 are missing at the end"),
-        (middle, "record 7 follows"),
-    ):
+    end = "are missing at the end"
+    for file, says in ((last, f"records 7 to 8 {end}"), (middle, "record 7 follows")):
         text = file.read_text()
         file.unlink()
-        broken = three.verified().broken
-        assert broken is not None
-        assert says in broken.reason
+        assert says in three.broken().reason
         file.write_text(text)
     assert three.verified().broken is None
     for file in (first, middle, last):
         file.unlink()
-    broken = three.verified().broken
-    assert broken is not None
-    assert broken.reason == "records 1 to 8 are missing at the end"
+    assert three.broken().reason == f"records 1 to 8 {end}"
 
 
 def test_a_copy_without_its_database_is_checked_up_to_its_end(three: Site) -> None:
