@@ -171,20 +171,9 @@ def test_a_zero_byte_is_named(kind: type[ProcessSettings], value: str, config: P
 
 @pytest.mark.parametrize(
     "address",
-    [
-        "\\u001b:1",
-        " :1",
-        "a:\\uff11",
-        "a:",
-        ":1",
-        "a:-1",
-        "a:1.0",
-        "a b:1",
-        "a:99999999999999999",
-        "cloud..example.org:1",
-        f"{64 * 'a'}.org:1",
-    ],
-)
+    ["\\u001b:1", " :1", "a:\\uff11", "a:", ":1", "a:-1", "a:1.0", "a b:1", "a:99999999999999999",
+     "cloud..example.org:1", f"{64 * 'a'}.org:1"],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

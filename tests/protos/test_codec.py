@@ -79,12 +79,6 @@ def test_unknown_values_of_a_later_contract_are_read_as_the_contract_says() -> N
     assert response.refusal.kind == pb.ERROR_KIND_SERVICE_FAULT
 
 
-@pytest.mark.parametrize("request_", [pb.ReadRequest(), pb.ReadRequest(roi=pb.Roi(roi_id=1))])
-def test_a_stream_that_does_not_begin_with_a_header_is_refused(request_: pb.ReadRequest) -> None:
-    with pytest.raises(InvalidRequest, match="begin with its header"):
-        codec.decode_header(request_)
-
-
 def test_an_roi_comes_back_as_it_went() -> None:
     """Every number keeps its value, and voxels their order, also those of a view of a volume."""
     volume = np.random.default_rng(0).integers(0, 256, (8, 8, 8), np.uint8)

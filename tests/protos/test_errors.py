@@ -15,14 +15,12 @@ from protos import overread_pb2 as pb
 from protos.errors import (
     DETAILS_KEY,
     TABLE,
-    BusyFault,
     CallerFault,
     ChecksumMismatch,
     DeadlinePassed,
     DeadlineUnmeetable,
     Draining,
     InvalidRequest,
-    LinkFault,
     ModelFailed,
     NothingOffered,
     Overloaded,
@@ -186,45 +184,21 @@ def test_a_status_of_grpc_itself_is_read_by_its_code(
 @pytest.mark.parametrize(
     ("code", "details", "words"),
     [
-        (
-            "UNAVAILABLE",
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to"
-            " connect to remote host: Connection refused",
-            "no service listens at the address",
-        ),
-        (
-            "UNAVAILABLE",
-            "errors resolving nowhere:1: [field:hostname lookup error:address lookup failed for"
-            " nowhere:1: Domain name not found]",
-            "the host name of the address is not known",
-        ),
-        (
-            "UNAVAILABLE",
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Tls"
-            " handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:SSL routines",
-            "no encrypted connection could be made: check tls.ca, tls.cert and tls.key at both"
-            " ends",
-        ),
+        ("UNAVAILABLE", "Failed to connect to remote host: Connection refused",
+         "no service listens at the address"),
+        ("UNAVAILABLE", "address lookup failed for nowhere:1: Domain name not found]",
+         "the host name of the address is not known"),
+        ("UNAVAILABLE", "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1",
+         "no encrypted connection could be made: check tls.ca, tls.cert and tls.key at both ends"),
         ("UNAVAILABLE", "Socket closed", "the connection was lost"),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", "there was no answer in time"),
-        (
-            "RESOURCE_EXHAUSTED",
-            "CLIENT: Received message larger than max (9 vs. 4)",
-            "a message is larger than the limit",
-        ),
+        ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (9 vs. 4)",
+         "a message is larger than the limit"),
         ("INTERNAL", "\x1b]0;x", "status INTERNAL"),
     ],
-)
+)  # fmt: skip
 def test_no_words_of_grpc_reach_a_user(code: str, details: str, words: str) -> None:
     assert from_status(grpc.StatusCode[code], details, None).reason == words
-
-
-def test_errors_are_sorted_by_who_must_act() -> None:
-    assert issubclass(InvalidRequest, CallerFault)
-    assert issubclass(Overloaded, BusyFault)
-    assert issubclass(Draining, BusyFault)
-    assert issubclass(ModelFailed, ServiceFault)
-    assert issubclass(Unreachable, LinkFault)
 
 
 def test_a_refusal_names_its_class() -> None:

@@ -60,11 +60,6 @@ def test_engines_of_the_table_are_found_and_the_rest_named() -> None:
     assert absent(["openvino:GPU.1", *(one.engine for one in PROVIDERS)])[0].device == "Intel NPU"
 
 
-def test_a_provider_that_is_missing_names_its_package() -> None:
-    with pytest.raises(EngineUnavailable, match=r"no CANNExecutionProvider \(onnxruntime-cann"):
-        start("onnxruntime:CANNExecutionProvider", find("screening-small-int8").content(), 1)
-
-
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "openvino:OTHER.0"])
 def test_an_engine_that_the_table_lacks_has_no_options(engine: str) -> None:
     assert options_of(engine, int8=True, half=True) == {}

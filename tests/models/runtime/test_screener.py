@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
-import pytest
 
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
@@ -46,15 +45,6 @@ class Drawn:
 def screened(draw: Callable[[np.ndarray], None], *shape: int) -> list[Candidate]:
     box = Preprocessed(np.zeros(shape, np.uint8), Geometry())
     return Screener(cast(Session, Drawn(draw))).screen(box)
-
-
-def test_a_peak_is_a_candidate_with_its_calibrated_score() -> None:
-    def left(maps: np.ndarray) -> None:
-        maps[0, 1, 1, 0] = 4
-
-    (found,) = screened(left, 16, 16, 32)
-    assert found.index_zyx[2] == 1.5
-    assert found.score == pytest.approx(1 / (1 + np.exp(-4)))
 
 
 def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> None:
