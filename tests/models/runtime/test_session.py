@@ -69,7 +69,7 @@ def test_each_reader_opens_its_kind() -> None:
         *(("calibration = [1.0, 0.0]", f"calibration = [{given}, 0]", "calibration = .*a slope ab")
           for given in (0, -2.5)),
         ("roi_shape = [8, 8, 8]", "", "roi_shape = None, expected 3 numbers"),
-        ("roi_shape = [8, 8, 8]", "roi_shape = [-1, 8, 8]", r".*roi_shape = \[-1, 8, 8\], expected"),
+        ("roi_shape = [8, 8, 8]", "roi_shape = [-1, 8, 8]", ".*roi_shape = .*expected"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(shelf: Path, old: str, new: str, message: str) -> None:
