@@ -155,7 +155,6 @@ def _timeless(message: Message) -> str:
 
 
 def test_a_service_of_today_answers_what_was_recorded() -> None:
-    """All messages and all details of all errors, except times."""
     before = [Call.from_json(one) for one in json.loads(FILE.read_text())]
     for was, now in zip(before, replay(before), strict=True):
         assert {"call": was.name, **told(now)} == {"call": was.name, **told(was)}

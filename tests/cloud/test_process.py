@@ -180,7 +180,6 @@ def test_a_certificate_is_renewed_without_a_restart_and_sighup_ends_nothing(tmp_
 
 
 def test_a_failed_batcher_stops_the_service(tmp_path: Path) -> None:
-    """The open study gets Draining, the log has the traceback, the status is 1."""
     roi = make_roi(1, voxels=np.zeros((4, 4, 4), np.uint8))
     with run_process(tmp_path, program=BROKEN) as (process, _, stub):
         call = stub.Read(iter(make_stream(roi, budget_s=300.0)), timeout=60)

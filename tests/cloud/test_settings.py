@@ -46,7 +46,6 @@ def test_an_invalid_setting_is_named(tmp_path: Path, text: str, word: str) -> No
 
 @pytest.mark.parametrize("setting", ["address", "http_address"])
 def test_other_machines_are_not_served_in_the_clear(setting: str) -> None:
-    """Unless the settings say so."""
     far = {setting: "0.0.0.0:50051"}
     with pytest.raises(BadSettings, match=rf"{setting} = 0\.0\.0\.0:50051 can be .*insecure"):
         load_settings(**far)

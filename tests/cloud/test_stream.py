@@ -75,7 +75,6 @@ def test_an_invalid_roi_is_refused_alone(
 
 
 def test_a_smaller_roi_is_mirrored_and_its_mask_cut_back() -> None:
-    """The model reads its own shape, and the mask that comes back has the shape that was sent."""
 
     class Outliner(MeanReader):
         def read(self, batch: UInt8Array) -> Readings:

@@ -71,7 +71,6 @@ def test_a_name_like_no_setting_leads_to_the_table(
 def test_a_wrong_value_is_named_on_one_line(
     kind: type[ProcessSettings], name: str, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each setting with impossible values, from the file and from the environment."""
     said = []
     for value in ("[[1]]", "{ a = -1 }", "nan", "-9", "1979-05-27", '"\\u0001\\n"', "true", "1.5"):
         config.write_text(f"{name} = {value}")
@@ -134,7 +133,6 @@ WEB = '[[targets]]\nname = "pacs"\nkind = "dicomweb"\n'
     ],
 )
 def test_no_secret_is_shown(text: str, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither from the file nor from a variable."""
     config.write_text(text)
     assert "S3" not in error_of(EdgeSettings, config)
     monkeypatch.setenv("OVERREAD_EDGE_TARGETS", '[{"url": "https://me:S3CRET@a"')

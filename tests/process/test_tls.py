@@ -213,7 +213,6 @@ def test_a_service_of_another_authority_or_another_name(pki: Path, other: Path) 
 def test_an_expired_certificate_of_the_service(
     period: tuple[str, str], why: str, tmp_path: Path
 ) -> None:
-    """Or one that is not valid yet; the service's own start tells the same."""
     old = make_pki(tmp_path, period=period, service=HERE)
     with service(old) as address:
         said = diagnose(address, TlsFiles(ca=old / "ca.pem"), 20.0)

@@ -165,7 +165,6 @@ def test_a_mask_of_another_shape_is_refused(packed: bytes, shape: tuple[int, int
 
 
 def test_the_checksum_is_what_the_contract_says() -> None:
-    """The test vector, computed from the words of the contract alone, and by the code."""
     said = re.search(r"checksum  ([0-9a-f]{32})", Path(codec.__file__).with_name(PROTO).read_text())
     assert said is not None
     data = b"".join(

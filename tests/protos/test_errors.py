@@ -57,7 +57,6 @@ def test_every_class_of_the_tree_is_in_the_table() -> None:
 
 
 def test_every_kind_of_the_contract_is_a_class_and_has_the_code_of_its_comment() -> None:
-    """The table in the contract is that of the code."""
     prefix = "ERROR_KIND_"
     words = {
         name.removeprefix(prefix)
@@ -99,7 +98,6 @@ def details_of(error: OverreadError, *parts: Any) -> None:
 
 
 def test_any_grpc_client_reads_the_details() -> None:
-    """Class, limit, field and pause."""
     info, broken = ErrorInfo(), BadRequest()
     details_of(TooLarge("65 ROIs", field="header.roi_count", limit=64), info, broken)
     assert (info.domain, info.reason) == ("overread.v1", "TOO_LARGE")
@@ -202,6 +200,5 @@ def test_no_words_of_grpc_reach_a_user(code: str, details: str, words: str) -> N
 
 
 def test_a_refusal_names_its_class() -> None:
-    """An unknown name is a `ServiceFault`."""
     assert isinstance(error_by_name("ModelFailed", "why"), ModelFailed)
     assert type(error_by_name("SomethingNew", "why")) is ServiceFault

@@ -29,7 +29,6 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_every_way_is_measured_in_a_process_and_the_best_is_kept(
     short: Path, weights: Path
 ) -> None:
-    """What torch does not know is an error of its row."""
     shown: list[int] = []
 
     def track(plan: Sequence[Any]) -> Iterable[Any]:

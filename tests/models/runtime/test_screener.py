@@ -84,7 +84,6 @@ def test_what_lies_in_the_padding_is_no_candidate(weights: Path) -> None:
 
 
 def test_padding_reaches_multiples_of_sixteen_by_mirroring() -> None:
-    """A box of 17 slices grows to 32, its last slices mirrored."""
     box = padded(np.arange(17, dtype=np.uint8)[:, None, None] * np.ones((1, 16, 16), np.uint8))
     assert box.shape == (32, 16, 16)
     assert box[15:19, 0, 0].tolist() == [15, 16, 16, 15]
