@@ -37,10 +37,10 @@ import time
 import numpy as np
 import cloud.__main__ as command
 import cloud.instances as instances
-import cloud.watchdog as watchdog
+import cloud.scheduling.batcher as batcher
 from models.runtime.second_reader import Readings
 
-watchdog.MIN_HUNG_S = float(os.environ.get("MIN_HUNG_S", "3600"))
+batcher.MIN_HUNG_S = float(os.environ.get("MIN_HUNG_S", "3600"))
 
 class Mean:
     name, version, engine, roi_shape = "mean", "1.0", "numpy", (4, 4, 4)
