@@ -17,6 +17,7 @@ from protos.errors import Unreachable
 from protos.overread_pb2_grpc import OverreadStub
 from tests.cloud.running import (
     RunningCloud,
+    connected,
     make_roi,
     make_stream,
     read,
@@ -38,11 +39,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def silent(cloud: RunningCloud, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
-    host, _, port = cloud.address.rpartition(":")
     with contextlib.ExitStack() as held:
         connections = []
         for _ in range(count):
-            one = held.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            one = held.enter_context(connected(cloud.address))
             with contextlib.suppress(OSError):  # closed as one too many
                 one.sendall(sent)
             connections.append(one)

@@ -71,13 +71,6 @@ def test_describe_names_what_cannot_be(given: tuple[str, ...], said: str) -> Non
     assert said in " ".join(err.replace("│", "").split())
 
 
-@pytest.mark.parametrize("arguments", [("-h",), ("serve", "-h"), ("describe", "-h")])
-def test_help_has_a_short_option(arguments: tuple[str, ...]) -> None:
-    status, out, _ = command(*arguments)
-    assert status == 0
-    assert "Usage" in out
-
-
 def test_describe_names_the_mistake_with_tls(tmp_path: Path) -> None:
     """GRPC says "Socket closed" in each case."""
     names = dict.fromkeys(("cloud", "edge"), ("CN=x", "subjectAltName=IP:127.0.0.1"))

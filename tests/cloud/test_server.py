@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
-from cloud.settings import CloudSettings
 from evaluation.hostile.clients import ATTACKS
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
@@ -30,6 +28,7 @@ from tests.cloud.running import (
     end_of,
     make_roi,
     make_stream,
+    noted,
     read,
     run_cloud,
     unfinished,
@@ -147,14 +146,7 @@ def test_the_site_comes_from_the_certificate(
     pki: Path, monkeypatch: pytest.MonkeyPatch, name: str, site: str
 ) -> None:
     """Even a certificate without any name cannot be used to take another site's quota."""
-    sites: list[str] = []
-
-    def noted(context: Any, settings: CloudSettings) -> Caller:
-        caller = caller_of(context, settings)
-        sites.append(caller.site)
-        return caller
-
-    monkeypatch.setattr("cloud.service.caller_of", noted)
+    callers = noted(monkeypatch, "cloud.service.caller_of")
     files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
     own = ((pki / file).read_bytes() for file in ("ca.pem", f"{name}.key", f"{name}.pem"))
     with (
@@ -164,7 +156,7 @@ def test_the_site_comes_from_the_certificate(
         stub = overread_pb2_grpc.OverreadStub(channel)
         metadata = (("overread-site", "north"),)
         list(stub.Read(iter(make_stream(make_roi(1))), timeout=20, metadata=metadata))
-    assert sites == [site]
+    assert [caller.site for caller in callers] == [site]
 
 
 def test_every_call_that_a_stop_meets_gets_draining_with_its_details(

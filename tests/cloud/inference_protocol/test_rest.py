@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import json
 import math
-import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.callers import Caller, named_caller
+from cloud.callers import Caller
 from cloud.inference_protocol import rest
 from cloud.inference_protocol.rest import decode_request
 from process.http import unbindable
@@ -29,7 +28,7 @@ from tests.cloud.inference_protocol.calling import (
     rois,
     tritonclient,
 )
-from tests.cloud.running import SHAPE, RunningCloud, run_cloud, until
+from tests.cloud.running import SHAPE, RunningCloud, connected, noted, run_cloud, until
 from tests.pki import make_pki
 
 VOXELS = bytes([51]) * 512
@@ -157,7 +156,7 @@ def test_a_body_whose_last_part_is_too_much_is_too_large(client: httpx.Client) -
 def test_a_refused_body_is_not_received_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "DISCARDED_BYTES", 100_000)
     with http_cloud() as (cloud, client):
-        with connected(cloud) as sender, contextlib.suppress(ConnectionError):
+        with connected(cloud.server.http_address) as sender, contextlib.suppress(ConnectionError):
             sender.sendall(head(10**12))
             while True:  # until the connection is closed
                 sender.sendall(b"x" * 10_000)
@@ -233,7 +232,7 @@ def test_a_fault_of_the_program_is_one_of_the_service(monkeypatch: pytest.Monkey
 
 def test_a_body_that_does_not_come_frees_its_place() -> None:
     with http_cloud(idle_timeout_s=0.2) as (cloud, client):
-        with connected(cloud) as slow:
+        with connected(cloud.server.http_address) as slow:
             slow.sendall(head(9))
             until(lambda: cloud.count("open_requests") == 1)
             assert b"400 Bad Request" in slow.recv(1000)
@@ -244,13 +243,6 @@ def test_a_body_that_does_not_come_frees_its_place() -> None:
 def head(size: int) -> bytes:
     """The head of a request whose body has ``size`` bytes."""
     return f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode()
-
-
-@contextlib.contextmanager
-def connected(cloud: RunningCloud) -> Iterator[socket.socket]:
-    host, _, port = cloud.server.http_address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        yield connection
 
 
 @pytest.mark.parametrize(
@@ -267,24 +259,12 @@ def test_a_site_names_itself_only_where_it_may(
 ) -> None:
     if unbindable(host.strip("[]"), 0):
         pytest.skip("no IPv6 here")
-    seen = callers_of(monkeypatch)
+    seen = noted(monkeypatch, "cloud.inference_protocol.rest.named_caller")
     body = json.dumps({**json.loads(plain()[0]), "parameters": {"priority": 1}})
     with http_cloud(http_address=f"{host}:0", **settings) as (cloud, client):
         assert client.post(PATH, content=body, headers={SITE_KEY: "north"}).status_code == 200
         assert cloud.count("demoted_streams_total") == (not caller.may_stat)
     assert seen == [caller]
-
-
-def callers_of(monkeypatch: pytest.MonkeyPatch) -> list[Caller]:
-    """The callers of requests from now on."""
-    seen: list[Caller] = []
-
-    def noted(*given: Any, **more: Any) -> Caller:
-        seen.append(named_caller(*given, **more))
-        return seen[-1]
-
-    monkeypatch.setattr("cloud.inference_protocol.rest.named_caller", noted)
-    return seen
 
 
 def test_the_site_is_the_name_in_a_certificate(
@@ -294,7 +274,7 @@ def test_the_site_is_the_name_in_a_certificate(
     here = "subjectAltName=IP:127.0.0.1"
     pki = make_pki(tmp_path, server=("CN=server", here), client=("CN=client", here))
     files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
-    seen = callers_of(monkeypatch)
+    seen = noted(monkeypatch, "cloud.inference_protocol.rest.named_caller")
     with run_cloud(DetailedReader(), **BOTH, tls=files) as cloud:
         own = (pki / "ca.pem", pki / "client.key", pki / "client.pem")
         for kind in KINDS:
