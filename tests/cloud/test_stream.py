@@ -2,8 +2,7 @@
 
 import queue
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +28,6 @@ from tests.cloud.running import (
     run_cloud,
     until,
 )
-from tests.cloud.scheduling.builders import timing
 
 Outbox = queue.SimpleQueue[pb.ReadRequest | None]
 
@@ -130,9 +128,8 @@ def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice() -> N
         until(lambda: batcher.announced_rois == 5)
 
 
-@contextmanager
-def held_behind_a_batch() -> Iterator[tuple[RunningCloud, Callable[..., Any], list[float]]]:
-    """A cloud whose model is held, what sends it an ROI, and how far its clock is ahead."""
+def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() -> None:
+    """Behind a batch that is held: a cancelled study, one whose time passes, routine and stat."""
     passed_s = [0.0]
     with (
         run_cloud(max_batch=1, clock=lambda: time.monotonic() + passed_s[0]) as cloud,
@@ -147,12 +144,6 @@ def held_behind_a_batch() -> Iterator[tuple[RunningCloud, Callable[..., Any], li
             return call
 
         cloud.reader.gate.clear()
-        yield cloud, send, passed_s
-
-
-def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() -> None:
-    """Behind a batch that is held: a cancelled study, one whose time passes, routine and stat."""
-    with held_behind_a_batch() as (cloud, send, passed_s):
         calls = [send(10), send(20), send(30, priority=Priority.STAT)]
         late, unwanted = send(40, budget_s=60.0), send(50)
         unwanted.cancel()
@@ -163,22 +154,6 @@ def test_what_waits_is_read_by_priority_and_never_if_it_is_late_or_unwanted() ->
         refusal, _ = map(codec.decode_response, answers(late))
         assert refusal.error == "DeadlinePassed"
         assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
-
-
-def test_an_accepted_roi_that_gives_way_to_stat_is_refused_at_once() -> None:
-    """An ROI takes 10 s: routine that is due in 25 s is third when stat has come."""
-    with held_behind_a_batch() as (cloud, send, passed_s):
-        cloud.server.batcher.queue.timing = timing(0.0, 10.0, most=1)
-        first, routine = send(10, budget_s=60.0), send(20, budget_s=25.0)
-        stat = send(30, budget_s=60.0, priority=Priority.STAT)
-        passed_s[0] = 10.0
-        cloud.reader.gate.set()
-        assert accepted_of(routine) == 1
-        refusal, summary = map(codec.decode_response, routine)
-        assert (refusal.error, summary.refused) == ("DeadlineUnmeetable", 1)
-        assert refusal.reason.startswith("stat came first; an answer would take")
-        assert all(len(list(answers(call))) == 2 for call in (first, stat))
-        assert cloud.reader.batches == [[10.0], [30.0]]
 
 
 Admission = Callable[[RunningCloud, Any], list[int]]
