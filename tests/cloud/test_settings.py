@@ -3,9 +3,15 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cloud.errors import BadSettings
 from cloud.settings import load_settings
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().max_batch = 3
 
 
 @pytest.mark.parametrize(
