@@ -94,11 +94,8 @@ def test_in_a_crowd_the_newest_silent_connections_of_an_address_are_closed() -> 
             until(lambda: cloud.count("connections_ratio") == 1 / 4)  # no crowd: none is closed
             with silent(cloud, SILENT, b""):
                 until(lambda: cloud.count("connections_ratio") > 1 / 4)
-                until(
-                    lambda: (
-                        cloud.count("connections_ratio") == (1 + MAX_PER_CALLER) / MAX_CONNECTIONS
-                    )
-                )
+                left = (1 + MAX_PER_CALLER) / MAX_CONNECTIONS
+                until(lambda: cloud.count("connections_ratio") == left)
                 cloud.reader.gate.set()
                 assert len(list(call)) == 3
                 assert len(read(cloud, make_stream(make_roi(1)))) == 2

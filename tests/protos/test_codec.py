@@ -150,14 +150,12 @@ def test_a_mask_comes_back_as_it_went() -> None:
 @pytest.mark.parametrize(
     ("packed", "shape"),
     [
-        *(
-            (codec.pack_mask(np.ones((3, 5, 7), bool)), s)
-            for s in [(3, 5, 6), (3, 5, 9), (10**3,) * 3]
-        ),
+        *((codec.pack_mask(np.ones((3, 5, 7), bool)), s)
+          for s in [(3, 5, 6), (3, 5, 9), (10**3,) * 3]),
         (zlib.compress(bytes(10**6)), (3, 5, 7)),
         (b"nonsense", (3, 5, 7)),
     ],
-)
+)  # fmt: skip
 def test_a_mask_of_another_shape_is_refused(packed: bytes, shape: tuple[int, int, int]) -> None:
     """Too little, too much, a decompression bomb, and no zlib stream."""
     with pytest.raises(InvalidRequest, match="mask"):
@@ -167,14 +165,7 @@ def test_a_mask_of_another_shape_is_refused(packed: bytes, shape: tuple[int, int
 def test_the_checksum_is_what_the_contract_says() -> None:
     said = re.search(r"checksum  ([0-9a-f]{32})", Path(codec.__file__).with_name(PROTO).read_text())
     assert said is not None
-    data = b"".join(
-        [
-            *(number.to_bytes(4, "little") for number in (2, 3, 4)),
-            *(struct.pack("<d", number) for number in (1.25, 0.5, 0.75)),
-            *(struct.pack("<d", number) for number in (-1000.0, 400.0)),
-            bytes(range(24)),
-        ]
-    )
+    data = struct.pack("<3I5d", 2, 3, 4, 1.25, 0.5, 0.75, -1000.0, 400.0) + bytes(range(24))
     assert len(data) == 12 + 24 + 16 + 24
     expected = hashlib.blake2b(data, digest_size=16).digest()
     assert expected.hex() == said[1]
