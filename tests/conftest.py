@@ -71,7 +71,8 @@ def plain_logs() -> Iterator[None]:
     Tracebacks are as Python writes them: rich takes seconds to draw one.
     """
     *others, _ = structlog.get_config()["processors"]
-    drawn = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    plain = structlog.dev.plain_traceback
+    drawn = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)
     structlog.configure(processors=[*others, drawn])
     yield
     structlog.reset_defaults()
