@@ -66,7 +66,14 @@ def notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 @pytest.fixture(autouse=True)
 def plain_logs() -> Iterator[None]:
-    """Whatever a test lets a program do to the logs ends with it: its streams are closed then."""
+    """Whatever a test lets a program do to the logs ends with it: its streams are closed then.
+
+    Tracebacks are as Python writes them: rich takes seconds to draw one.
+    """
+    *others, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.plain_traceback
+    drawn = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)
+    structlog.configure(processors=[*others, drawn])
     yield
     structlog.reset_defaults()
 

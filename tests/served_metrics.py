@@ -4,9 +4,7 @@ import re
 from pathlib import Path
 
 from cloud.telemetry import Telemetry as CloudTelemetry
-from edge.run import parts_of
-from edge.settings.core import EdgeSettings
-from tests.edge.running_agent import agent_of
+from tools.reference import edge_registry
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -14,9 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def served() -> set[str]:
     """All names, those of the parts of histograms too."""
     names: set[str] = set()
-    edge = agent_of(EdgeSettings())
-    parts_of(edge)
-    for registry in (edge.telemetry.registry, CloudTelemetry().registry):
+    for registry in (edge_registry(), CloudTelemetry().registry):
         for metric in registry.collect():
             endings = {"counter": ("_total",), "histogram": ("", "_bucket", "_sum", "_count")}
             names |= {metric.name + end for end in endings.get(metric.type, ("",))}

@@ -129,8 +129,6 @@ def test_edge_and_cloud_send_one_trace_to_a_collector() -> None:
     assert {one.trace_id.hex() for one in spans.values()} == {key}
     assert spans["escalate"].parent_span_id.hex() == root_span_id(key)
     assert spans["second reading"].parent_span_id == spans["escalate"].span_id
-    below = [spans[name] for name in ("receive", "queue", "batch", "answer")]
-    assert {one.parent_span_id for one in below} == {spans["second reading"].span_id}
 
 
 def config(root: Path, cloud: str, port: int, pacs_port: int) -> Path:

@@ -118,9 +118,7 @@ def test_a_file_that_breaks_the_contract_is_named_with_what_is_expected(
         ('"fp32"', '"fp16"', DamagedArtifact, "'fp16', expected fp32 or int8 or int4"),
         ('"screening"', '"cnn"', UnfitArtifact, "of kind 'cnn', expected 'screening'"),
         ("thresholds = ", "limits = ", UnfitModel, "own-screening: thresholds = None"),
-        ("calibration = [1.0, 0.0]", "", UnfitArtifact, "calibration = None, expected 2 numbers"),
         ("[own-screening]", 'x = "y"\n[own-screening]', DamagedArtifact, "x: file = None"),
-        ('sha256 = "', 'sha256 = "0', DamagedArtifact, "the manifest says"),
         ('"own-screening.onnx"', r'"a\u0000.onnx"', DamagedArtifact, "embedded null byte"),
         ('"own-screening.onnx"', "[" * 5000, DamagedArtifact, "cannot read the manifest"),
         ('"own-screening.onnx"', "1" * 5000, DamagedArtifact, "cannot read the manifest"),
@@ -150,11 +148,6 @@ def test_a_second_reader_that_breaks_the_contract_is_named(tmp_path: Path) -> No
     own_hybrid(folder, model)
     with pytest.raises(UnfitArtifact, match=r"texture FLOAT; expected .*, mask FLOAT"):
         open_second_reader("own-hybrid", folder=folder)
-    text = (folder / "manifest.toml").read_text().replace("[48, 48, 48]", "[-1, 48, 48]")
-    (folder / "manifest.toml").write_text(text)
-    every.cache_clear()
-    with pytest.raises(UnfitArtifact, match=r"roi_shape = \[-1, 48, 48\], expected"):
-        open_second_reader("own-hybrid", folder=folder)
 
 
 def test_what_is_no_network_is_named(tmp_path: Path) -> None:
@@ -169,7 +162,6 @@ def test_what_is_no_network_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_edge_and_cloud_read_with_networks_from_the_page(ct: Path, tmp_path: Path) -> None:
-    """Both programs with the settings of the page."""
     folder = own_folder(tmp_path, GOOD)
     own_hybrid(folder, bright_hybrid())
     config = {name: tmp_path / f"{name}.toml" for name in ("edge", "cloud")}

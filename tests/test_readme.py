@@ -150,13 +150,11 @@ def test_the_limits_of_associations_are_those_of_the_code() -> None:
 
 
 def test_metrics_named_on_a_page_are_served() -> None:
-    """Neither prose nor rules for alarms name others."""
     pages = " ".join(words(f"docs/{page}.md") for page in ("monitor", "operate", "connect"))
     assert set(re.findall(r"overread_(?:edge|cloud)_\w+", pages)) - served() == set()
 
 
 def test_every_alert_is_explained() -> None:
-    """By its name and how urgent it is, and none that is no rule."""
     groups = yaml.safe_load(words("deploy/prometheus/alerts.yml"))["groups"]
     rules = {one["alert"]: one["labels"]["severity"] for group in groups for one in group["rules"]}
     section = words("docs/monitor.md").split("## Alerts\n")[1].split("\n## ")[0]
@@ -177,7 +175,6 @@ def test_every_reason_of_a_missing_second_reading_is_explained() -> None:
 
 
 def test_log_lines_that_need_a_person_are_logged() -> None:
-    """By the words that the reference has."""
     table = words("docs/monitor.md").split("| line | what to do |")[1].split("\n\n")[0]
     lines = [
         line for row in table.splitlines()[2:] for line in re.findall("`.+?`", row.split("|")[1])

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import itertools
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from pkgutil import resolve_name
 from typing import Any
 
 import grpc
@@ -220,6 +222,24 @@ def end_of(call: Any) -> str | None:
     except OverreadError as error:
         return error.kind
     return None
+
+
+def noted(patch: pytest.MonkeyPatch, function: str) -> list[Any]:
+    """What the function of this full name returns from now on."""
+    returned, own = list[Any](), resolve_name(function)
+
+    def note(*given: Any, **more: Any) -> Any:
+        returned.append(own(*given, **more))
+        return returned[-1]
+
+    patch.setattr(function, note)
+    return returned
+
+
+def connected(address: str) -> socket.socket:
+    """A connection to HOST:PORT that says nothing yet."""
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def until(holds: Callable[[], bool]) -> None:

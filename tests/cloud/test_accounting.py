@@ -36,7 +36,8 @@ def streams(cloud: RunningCloud) -> dict[str, int]:
 def test_each_outcome_of_an_roi_is_counted_once() -> None:
     header, first, wrong = make_stream(make_roi(1), make_roi(2, edge_score=1.5))
     with run_cloud() as cloud:
-        read(cloud, [header, first, first, wrong])
+        *outcomes, _ = read(cloud, [header, first, first, wrong])
+        assert sorted(one.roi_id for one in outcomes) == [1, 2]
         read(cloud, [header, first])
         assert rois(cloud) == {"verdict": 1, "repeated": 1, "InvalidRequest": 1, "cached": 1}
         refused(cloud, make_stream(make_roi(1), roi_count=0, study_key="k2"))

@@ -5,7 +5,6 @@ VERDICT = Verdict(1, 0.5, 6.0, "m 1", 0.25, 0.125)
 
 
 def test_the_oldest_is_evicted_when_the_cache_is_full() -> None:
-    """Memory is bounded by count, and a size of 0 caches nothing."""
     cache = VerdictCache(2, 60.0)
     for roi_id in (1, 2, 1, 3):
         cache.put(CacheKey(("s", "k"), roi_id, b""), VERDICT)

@@ -17,6 +17,7 @@ from protos.errors import Unreachable
 from protos.overread_pb2_grpc import OverreadStub
 from tests.cloud.running import (
     RunningCloud,
+    connected,
     make_roi,
     make_stream,
     read,
@@ -38,11 +39,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def silent(cloud: RunningCloud, count: int, sent: bytes) -> Iterator[list[socket.socket]]:
-    host, _, port = cloud.address.rpartition(":")
     with contextlib.ExitStack() as held:
         connections = []
         for _ in range(count):
-            one = held.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            one = held.enter_context(connected(cloud.address))
             with contextlib.suppress(OSError):  # closed as one too many
                 one.sendall(sent)
             connections.append(one)
@@ -94,11 +94,8 @@ def test_in_a_crowd_the_newest_silent_connections_of_an_address_are_closed() -> 
             until(lambda: cloud.count("connections_ratio") == 1 / 4)  # no crowd: none is closed
             with silent(cloud, SILENT, b""):
                 until(lambda: cloud.count("connections_ratio") > 1 / 4)
-                until(
-                    lambda: (
-                        cloud.count("connections_ratio") == (1 + MAX_PER_CALLER) / MAX_CONNECTIONS
-                    )
-                )
+                left = (1 + MAX_PER_CALLER) / MAX_CONNECTIONS
+                until(lambda: cloud.count("connections_ratio") == left)
                 cloud.reader.gate.set()
                 assert len(list(call)) == 3
                 assert len(read(cloud, make_stream(make_roi(1)))) == 2

@@ -9,53 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from cloud.instances import BatchAbandoned, BatchResult, Instances, WorkerStage, open_instances
 from cloud.run import opened_reader
 from cloud.settings import BadSettings, CloudSettings
-from evaluation.sleeping_cloud import SleepingModel
 from imaging.volume import UInt8Array
 from models.runtime import hardware
-from protos.deadline import Deadline
 from protos.errors import ModelFailed
-from protos.messages import Priority, Verdict
+from protos.messages import Verdict
 from tests.cloud.running import MeanReader, make_roi, make_stream, read, run_cloud
-from tests.cloud.scheduling.builders import batcher_of
 from tests.plain_readings import plain
-
-
-def busy_s(rois: int = 48, **settings: Any) -> dict[str, float]:
-    """The time of each device for a number of ROIs that arrive at once, by its name."""
-    given = CloudSettings(**settings)
-    model = SleepingModel(given, 0.008, 0.001)
-
-    async def run() -> None:
-        async with batcher_of(open_instances(given, model.open), given.max_batch) as batcher:
-            for device in model.devices.values():
-                device.busy_s = 0.0
-            voxels = np.zeros((2, 2, 2), np.uint8)
-            waiting = [
-                batcher.submit(lambda: voxels, Deadline.after(60.0), Priority.ROUTINE)
-                for _ in range(rois)
-            ]
-            await asyncio.gather(*waiting)
-
-    asyncio.run(run())
-    return {name: device.busy_s for name, device in model.devices.items()}
-
-
-def test_instances_share_the_work_of_a_queue() -> None:
-    """Each device reads batches of its own; none does all."""
-    taken = busy_s(devices=["cuda:0", "cuda:1"], rois=96)
-    assert set(taken) == {"cuda:0", "cuda:1"}
-    assert max(taken.values()) <= 0.75 * sum(taken.values())
-
-
-def test_parts_of_a_model_work_on_a_device_each() -> None:
-    """Three parts take a third of each batch, two of them besides the first."""
-    taken = busy_s(stages=3, stage_engines=["GPU.0", "GPU.1", "GPU.2"])
-    assert [one / sum(taken.values()) for one in taken.values()] == pytest.approx([1 / 3] * 3)
 
 
 @pytest.mark.parametrize(
@@ -84,23 +47,6 @@ def test_instances_go_to_devices_in_turn_and_divide_the_cores(
     assert (reader.name, reader.version, reader.roi_shape) == ("mean", "2.1", (8, 8, 8))
     assert reader.engine == ("numpy" if len(expected) == 1 else f"{len(expected)} x numpy")
     assert opened == expected
-
-
-@pytest.mark.parametrize(
-    ("settings", "word"),
-    [
-        ({"devices": ["cuda:0"], "engine": "openvino:GPU.0"}, "names devices too"),
-        ({"devices": ["cpu"], "stages": 2, "stage_engines": ["a", "b"]}, "names devices too"),
-        ({"ray": "auto", "stages": 2}, "set stages = 1"),
-        ({"ray": "auto", "devices": ["cuda:0", "cuda:1"]}, "may name one kind"),
-        ({"instances": 0}, "instances"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(
-    settings: dict[str, Any], word: str
-) -> None:
-    with pytest.raises(ValidationError, match=word):
-        CloudSettings(**settings)
 
 
 def test_ray_without_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

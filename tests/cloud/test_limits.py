@@ -26,7 +26,6 @@ def test_a_smaller_roi_becomes_the_middle_of_a_full_one(shape: tuple[int, int, i
 
 
 def test_around_it_lies_its_mirror_image() -> None:
-    """The slices next to the first and the last are the same again, outwards."""
     slab = np.arange(16, dtype=np.uint8)[:, None, None].repeat(48, 1).repeat(48, 2)
     filled = pad(slab, FULL)[:, 0, 0]
     np.testing.assert_array_equal(filled[13:19], [2, 1, 0, 0, 1, 2])

@@ -2,12 +2,11 @@
 
 import json
 import os
+import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from cloud import instances
@@ -23,17 +22,14 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def small_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command with a short reader instead of the network; logging is reset at the end."""
+def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command with a short reader instead of the network."""
     monkeypatch.setattr(instances, "open_second_reader", lambda *_, **__: MeanReader())
-    yield
-    structlog.reset_defaults()
 
 
 def fails_in_one_line(*arguments: str) -> str:
     """The last line of stderr of ``overread-cloud serve``, which must end with status 1."""
     result = CliRunner().invoke(app, ["serve", "--address", "127.0.0.1:0", *arguments])
-    structlog.reset_defaults()
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.stderr
     return result.stderr.splitlines()[-1]
@@ -63,6 +59,8 @@ def test_describe_prints_json_or_a_table_and_fails_without_a_service() -> None:
         (("",), "'': expected HOST:PORT"),
         (("127.0.0.1:1", "--timeout-s", "inf"), "--timeout-s inf: expected seconds, above 0"),
         (("127.0.0.1:1", "--timeout-s", "nan"), "--timeout-s nan: expected seconds, above 0"),
+        (("127.0.0.1:1", "--tls-cert", "edge.pem"), "must be given together"),
+        (("127.0.0.1:1", "--tls-key", "edge.key"), "must be given together"),
         (("unix:/nope",), "Unreachable"),
     ],
 )
@@ -71,21 +69,6 @@ def test_describe_names_what_cannot_be(given: tuple[str, ...], said: str) -> Non
     assert status in (1, 2)
     assert out == ""
     assert said in " ".join(err.replace("│", "").split())
-
-
-@pytest.mark.parametrize("arguments", [("-h",), ("serve", "-h"), ("describe", "-h")])
-def test_help_has_a_short_option(arguments: tuple[str, ...]) -> None:
-    status, out, _ = command(*arguments)
-    assert status == 0
-    assert "Usage" in out
-
-
-@pytest.mark.parametrize("option", ["--tls-cert", "--tls-key"])
-def test_describe_refuses_half_a_pair(tmp_path: Path, option: str) -> None:
-    """A key without its certificate would leave the call unencrypted."""
-    status, _, err = command("describe", "127.0.0.1:1", option, str(tmp_path / "edge.pem"))
-    assert status == 2
-    assert "must be given together" in err
 
 
 def test_describe_names_the_mistake_with_tls(tmp_path: Path) -> None:
@@ -98,7 +81,6 @@ def test_describe_names_the_mistake_with_tls(tmp_path: Path) -> None:
     with run_cloud(tls=files) as cloud:
         assert command("describe", cloud.address, *ca, *edge, str(pki / "edge.key"))[0] == 0
         for options, said in (
-            ((), "uses TLS: set --tls-ca"),
             (ca, "requires a client certificate: set --tls-cert and --tls-key"),
             ((*ca, *edge, str(pki / "cloud.key")), "cannot be used together"),
         ):
@@ -109,14 +91,25 @@ def test_describe_names_the_mistake_with_tls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("max_batch = 0", "max_batch"), ("adress = 'x:1'", "adress")]
+    ("text", "says"),
+    [
+        ("max_batch = 0", "BadSettings: .*max_batch"),
+        ("adress = 'x:1'", "BadSettings: .*adress"),
+        ("model = 'none'", "UnknownArtifact: no artifact 'none' in "),
+        ("model = 'screening-int8'", "UnfitArtifact: screening-int8 is of kind 'screening'"),
+        ("devices = ['cuda:7']", "EngineUnavailable: devices names 'cuda:7': onnxruntime:CUDA"),
+    ],
 )
-def test_serve_names_an_invalid_setting(tmp_path: Path, text: str, word: str) -> None:
+def test_serve_names_a_setting_that_cannot_be_used(tmp_path: Path, text: str, says: str) -> None:
     config = tmp_path / "cloud.toml"
     config.write_text(text)
-    line = fails_in_one_line("--config", str(config))
-    assert line.startswith("BadSettings: ")
-    assert word in line
+    assert re.match(says, fails_in_one_line("--config", str(config)))
+
+
+@pytest.mark.usefixtures("small_model")
+def test_serve_names_an_unwritable_ready_file(tmp_path: Path) -> None:
+    line = fails_in_one_line("--ready-file", str(tmp_path / "absent" / "ready"))
+    assert re.match(rf"FileNotFoundError: .*{tmp_path}/absent/ready", line)
 
 
 @pytest.mark.usefixtures("small_model")
@@ -127,28 +120,3 @@ def test_serve_names_a_taken_port() -> None:
         for setting in ("metrics_address", "http_address"):
             line = fails_in_one_line(f"--{setting.replace('_', '-')}", address)
             assert line == f"CannotListen: {setting} = {address}: {os.strerror(98)}"
-
-
-@pytest.mark.usefixtures("small_model")
-def test_serve_names_an_unwritable_ready_file(tmp_path: Path) -> None:
-    line = fails_in_one_line("--ready-file", str(tmp_path / "absent" / "ready"))
-    assert line.startswith("FileNotFoundError: ")
-    assert str(tmp_path / "absent" / "ready") in line
-
-
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        ("none", "UnknownArtifact: no artifact 'none' in "),
-        ("screening-int8", "UnfitArtifact: screening-int8 is of kind 'screening'"),
-    ],
-)
-def test_serve_names_an_unusable_model(model: str, said: str) -> None:
-    assert fails_in_one_line("--model", model).startswith(said)
-
-
-def test_serve_names_the_device_that_is_not_there(tmp_path: Path) -> None:
-    config = tmp_path / "cloud.toml"
-    config.write_text('devices = ["cuda:7"]\n')
-    line = fails_in_one_line("--config", str(config))
-    assert line.startswith("EngineUnavailable: devices names 'cuda:7': onnxruntime:CUDA")

@@ -37,10 +37,10 @@ import time
 import numpy as np
 import cloud.__main__ as command
 import cloud.instances as instances
-import cloud.watchdog as watchdog
+import cloud.scheduling.batcher as batcher
 from models.runtime.second_reader import Readings
 
-watchdog.MIN_HUNG_S = float(os.environ.get("MIN_HUNG_S", "3600"))
+batcher.MIN_HUNG_S = float(os.environ.get("MIN_HUNG_S", "3600"))
 
 class Mean:
     name, version, engine, roi_shape = "mean", "1.0", "numpy", (4, 4, 4)
@@ -180,7 +180,6 @@ def test_a_certificate_is_renewed_without_a_restart_and_sighup_ends_nothing(tmp_
 
 
 def test_a_failed_batcher_stops_the_service(tmp_path: Path) -> None:
-    """The open study gets Draining, the log has the traceback, the status is 1."""
     roi = make_roi(1, voxels=np.zeros((4, 4, 4), np.uint8))
     with run_process(tmp_path, program=BROKEN) as (process, _, stub):
         call = stub.Read(iter(make_stream(roi, budget_s=300.0)), timeout=60)

@@ -14,10 +14,10 @@ pytest.importorskip("ray", reason="needs the extra ray")
 
 from ray.exceptions import RaySystemError
 
-from cloud import watchdog
 from cloud.instances import Instances
 from cloud.ray_actors import _wait
 from cloud.run import opened_reader
+from cloud.scheduling import batcher as module
 from cloud.scheduling.batcher import Batcher
 from cloud.settings import CloudSettings
 from models.runtime.errors import UnknownArtifact
@@ -121,14 +121,14 @@ def test_a_hanging_actor_is_dropped_and_an_error_at_the_start_keeps_its_class(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario(batcher: Batcher) -> None:
-        monkeypatch.setattr(watchdog, "MIN_HUNG_S", 1.0)
+        monkeypatch.setattr(module, "MIN_HUNG_S", 1.0)
         hung = submit(batcher, 201)
         while not batcher._running:
             await asyncio.sleep(0.01)
         hung.cancel()  # the other would hang too
         while len(batcher.queue.busy_until_s) == 2:
             await asyncio.sleep(0.01)
-        monkeypatch.setattr(watchdog, "MIN_HUNG_S", 60.0)
+        monkeypatch.setattr(module, "MIN_HUNG_S", 60.0)
         assert len(batcher.queue.busy_until_s) == 1
         assert len(await processes(batcher)) == 1
 

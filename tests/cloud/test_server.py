@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloud.callers import Caller, caller_of
 from cloud.describe import fetch_description
-from cloud.settings import AddressUnusable, BadSettings, CloudSettings
+from cloud.settings import AddressUnusable, BadSettings
 from evaluation.hostile.clients import ATTACKS
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
@@ -29,6 +28,7 @@ from tests.cloud.running import (
     end_of,
     make_roi,
     make_stream,
+    noted,
     read,
     run_cloud,
     unfinished,
@@ -98,23 +98,23 @@ def test_a_burst_of_calls_does_not_cancel_those_of_other_sites() -> None:
             assert [end_of(call) for call in calls] == [None] * 8
 
 
-def test_a_study_open_after_the_grace_period_gets_draining() -> None:
-    with contextlib.ExitStack() as channel:
-        with run_cloud(grace_s=0.05) as cloud:
-            stub = channel.enter_context(cloud.stub())
-            sent = channel.enter_context(unfinished(*make_stream(roi_count=1)))
-            call = stub.Read(sent, timeout=20)
-            until(lambda: cloud.open_streams == 1)
-            cloud.drain()
-        assert end_of(call) == "Draining"
-
-
-@pytest.mark.parametrize("host", ["256.1.1.1", "192.0.2.1"])
-def test_an_address_of_no_or_another_machine_is_named(host: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"address": "256.1.1.1:0"}, "256.1.1.1:0 cannot be bound: "),
+        ({"address": "192.0.2.1:0"}, "192.0.2.1:0 cannot be bound: "),
+        ({"address": "unix:/none/s"}, "its folder is missing or may not be written"),
+        ({"address": "[::1]:1", "tls": ("server.pem", "client.key")}, "cannot be used together"),
+    ],
+)
+def test_what_cannot_be_served_is_named(pki: Path, settings: dict[str, Any], says: str) -> None:
     """In words of the system: gRPC says to set GRPC_VERBOSITY."""
+    if "tls" in settings:
+        cert, key = settings["tls"]
+        settings = {"tls": {"cert": pki / cert, "key": pki / key}}
     with (
-        pytest.raises(AddressUnusable, match=f"^{host}:0 cannot be bound: ") as caught,
-        run_cloud(address=f"{host}:0", insecure=True),
+        pytest.raises((AddressUnusable, BadSettings), match=says) as caught,
+        run_cloud(insecure=True, **settings),
     ):
         pass
     assert "GRPC" not in str(caught.value)
@@ -125,24 +125,6 @@ def test_a_socket_of_this_machine_can_be_served(tmp_path: Path) -> None:
     with run_cloud(address=address) as cloud:
         assert cloud.address == address
         assert fetch_description(address, timeout_s=20.0).models == {"mean": "2.1"}
-
-
-def test_a_socket_that_cannot_be_bound_is_named(tmp_path: Path) -> None:
-    address = f"unix:{tmp_path / 'none' / 'reader.sock'}"
-    with (
-        pytest.raises(AddressUnusable, match="its folder is missing or may not be written"),
-        run_cloud(address=address),
-    ):
-        pass
-
-
-def test_a_wrong_pair_is_named(pki: Path) -> None:
-    tls = {"cert": pki / "server.pem", "key": pki / "client.key"}
-    with (
-        pytest.raises(BadSettings, match=r"client\.key cannot be used together"),
-        run_cloud(tls=tls),
-    ):
-        pass
 
 
 @pytest.fixture
@@ -164,14 +146,7 @@ def test_the_site_comes_from_the_certificate(
     pki: Path, monkeypatch: pytest.MonkeyPatch, name: str, site: str
 ) -> None:
     """Even a certificate without any name cannot be used to take another site's quota."""
-    sites: list[str] = []
-
-    def noted(context: Any, settings: CloudSettings) -> Caller:
-        caller = caller_of(context, settings)
-        sites.append(caller.site)
-        return caller
-
-    monkeypatch.setattr("cloud.service.caller_of", noted)
+    callers = noted(monkeypatch, "cloud.service.caller_of")
     files = {"cert": pki / "server.pem", "key": pki / "server.key", "ca": pki / "ca.pem"}
     own = ((pki / file).read_bytes() for file in ("ca.pem", f"{name}.key", f"{name}.pem"))
     with (
@@ -181,7 +156,7 @@ def test_the_site_comes_from_the_certificate(
         stub = overread_pb2_grpc.OverreadStub(channel)
         metadata = (("overread-site", "north"),)
         list(stub.Read(iter(make_stream(make_roi(1))), timeout=20, metadata=metadata))
-    assert sites == [site]
+    assert [caller.site for caller in callers] == [site]
 
 
 def test_every_call_that_a_stop_meets_gets_draining_with_its_details(

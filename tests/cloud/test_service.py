@@ -43,7 +43,6 @@ def test_a_caller_that_never_closes_its_stream_gets_its_summary(
 
 
 def test_the_load_is_in_the_summary_and_in_the_details_of_an_error(cloud: RunningCloud) -> None:
-    """The queue now, and the model time of the study."""
     with cloud.stub() as stub:
         load = read(cloud, make_stream(make_roi(1)))[-1].load
         assert load.queue_s == 0.0
@@ -100,7 +99,6 @@ def test_the_header_comes_first_and_once(cloud: RunningCloud) -> None:
 
 
 def test_a_message_beyond_the_limit_is_too_large(cloud: RunningCloud) -> None:
-    """A message that gRPC itself rejects gets the same class, and the service continues."""
     header, roi = make_stream(make_roi(1))
     huge = codec.encode_roi(make_roi(1))
     huge.roi.voxels = bytes(10_000)
@@ -285,7 +283,6 @@ def test_a_batch_without_an_answer_is_a_refusal(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_stat_of_others_is_read_as_routine() -> None:
-    """The study is read and counted."""
     with run_cloud(stat_sites=("north",)) as cloud:
         assert isinstance(read(cloud, make_stream(make_roi(1), priority=Priority.STAT))[0], Verdict)
         assert cloud.count("demoted_streams_total") == 1

@@ -27,6 +27,11 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("site_weights = { north = inf }", "site_weights.north: .* finite number, got inf"),
         ("stage_engines = 3", "stage_engines: expected a list with the name of each .*, got 3"),
         ('stages = 2\nstage_engines = ["openvino"]', "stage_engines names 1 engines"),
+        ('devices = ["cuda:0"]\nengine = "openvino:GPU.0"', "names devices too"),
+        ('devices = ["cpu"]\nstages = 2\nstage_engines = ["a", "b"]', "names devices too"),
+        ('ray = "auto"\nstages = 2', "set stages = 1"),
+        ('ray = "auto"\ndevices = ["cuda:0", "cuda:1"]', "may name one kind"),
+        ("instances = 0", "instances"),
         ('tls.cert = "a.pem"', "tls: cert and key must be set together"),
         ('tls.ca = "a.pem"', "tls: ca requires cert and key"),
     ],
@@ -40,7 +45,6 @@ def test_an_invalid_setting_is_named(tmp_path: Path, text: str, word: str) -> No
 
 @pytest.mark.parametrize("setting", ["address", "http_address"])
 def test_other_machines_are_not_served_in_the_clear(setting: str) -> None:
-    """Unless the settings say so."""
     far = {setting: "0.0.0.0:50051"}
     with pytest.raises(BadSettings, match=rf"{setting} = 0\.0\.0\.0:50051 can be .*insecure"):
         load_settings(**far)

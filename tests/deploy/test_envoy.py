@@ -32,7 +32,7 @@ from cloud.server import SERVICE_NAME
 from cloud.settings import CloudSettings
 from edge.link.channel import CHANNEL_OPTIONS
 from protos import overread_pb2_grpc
-from tests.cloud.running import RunningCloud, make_roi, make_stream, run_cloud
+from tests.cloud.running import RunningCloud, make_roi, make_stream, run_cloud, until
 from tests.pki import make_pki
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "envoy" / "envoy.yaml"
@@ -147,15 +147,8 @@ def front(pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front
                 return front.healthy() == 2
             return False
 
-        wait(serves)
+        until(serves)
         yield front
-
-
-def wait(holds: Any) -> None:
-    end_s = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < end_s, "it never came to hold"
-        time.sleep(0.05)
 
 
 def test_envoy_accepts_the_example(pki: Path, tmp_path: Path) -> None:
@@ -251,7 +244,7 @@ def test_a_cloud_that_is_stopped_keeps_its_studies_and_no_other_study_fails(fron
         before = stopping.count("streams_total", end="complete", priority="routine")
         drain = threading.Thread(target=stopping.drain)
         drain.start()
-        wait(lambda: stopping.server.streams.is_draining)
+        until(lambda: stopping.server.streams.is_draining)
         other.reader.gate.set()
         assert all(is_answered(read(channel)) for _ in range(20))
         stopping.reader.gate.set()

@@ -49,7 +49,6 @@ def container() -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_knows_every_field(version: str) -> None:
-    """With strict schemas, in which an unknown field is an error."""
     known = [one for _, one in objects() if one["kind"] not in NO_SCHEMA]
     assert len(known) == 5
     for one in known:

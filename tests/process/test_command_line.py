@@ -49,3 +49,8 @@ def test_no_escape_sequence_of_an_argument_reaches_the_terminal(program: str) ->
     said = error_of(PROGRAMS[program], "--\x1b]0;owned\x07")
     assert "owned" in said
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_has_a_short_option(program: str) -> None:
+    assert "Usage" in CliRunner().invoke(PROGRAMS[program], ["-h"]).stdout

@@ -48,13 +48,8 @@ def test_checks_decide_the_status() -> None:
         assert get(address, "/healthz") == (200, {"status": "ok", "checks": {"main loop": "ok"}})
         assert get(address, "/readyz")[0] == 200
         problems["inbox"] = "/inbox: Permission denied"
-        assert get(address, "/readyz") == (
-            503,
-            {
-                "status": "failed",
-                "checks": {"database": "ok", "inbox": "/inbox: Permission denied"},
-            },
-        )
+        checks = {"database": "ok", "inbox": "/inbox: Permission denied"}
+        assert get(address, "/readyz") == (503, {"status": "failed", "checks": checks})
         assert get(address, "/healthz")[0] == 200
         assert get(address, "/other") == (404, {"pages": ["/metrics", "/healthz", "/readyz"]})
 

@@ -71,7 +71,6 @@ def test_a_name_like_no_setting_leads_to_the_table(
 def test_a_wrong_value_is_named_on_one_line(
     kind: type[ProcessSettings], name: str, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each setting with impossible values, from the file and from the environment."""
     said = []
     for value in ("[[1]]", "{ a = -1 }", "nan", "-9", "1979-05-27", '"\\u0001\\n"', "true", "1.5"):
         config.write_text(f"{name} = {value}")
@@ -134,7 +133,6 @@ WEB = '[[targets]]\nname = "pacs"\nkind = "dicomweb"\n'
     ],
 )
 def test_no_secret_is_shown(text: str, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither from the file nor from a variable."""
     config.write_text(text)
     assert "S3" not in error_of(EdgeSettings, config)
     monkeypatch.setenv("OVERREAD_EDGE_TARGETS", '[{"url": "https://me:S3CRET@a"')
@@ -171,20 +169,9 @@ def test_a_zero_byte_is_named(kind: type[ProcessSettings], value: str, config: P
 
 @pytest.mark.parametrize(
     "address",
-    [
-        "\\u001b:1",
-        " :1",
-        "a:\\uff11",
-        "a:",
-        ":1",
-        "a:-1",
-        "a:1.0",
-        "a b:1",
-        "a:99999999999999999",
-        "cloud..example.org:1",
-        f"{64 * 'a'}.org:1",
-    ],
-)
+    ["\\u001b:1", " :1", "a:\\uff11", "a:", ":1", "a:-1", "a:1.0", "a b:1", "a:99999999999999999",
+     "cloud..example.org:1", f"{64 * 'a'}.org:1"],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -30,7 +30,6 @@ KEY = "0af7651916cd43dd8448eb211c80319c"
 
 
 def test_without_a_destination_nothing_is_recorded_and_no_sdk_imported() -> None:
-    """Also where the SDK of OpenTelemetry is installed."""
     program = f"""
 import sys
 from process import tracing

@@ -57,7 +57,6 @@ def test_every_class_of_the_tree_is_in_the_table() -> None:
 
 
 def test_every_kind_of_the_contract_is_a_class_and_has_the_code_of_its_comment() -> None:
-    """The table in the contract is that of the code."""
     prefix = "ERROR_KIND_"
     words = {
         name.removeprefix(prefix)
@@ -99,7 +98,6 @@ def details_of(error: OverreadError, *parts: Any) -> None:
 
 
 def test_any_grpc_client_reads_the_details() -> None:
-    """Class, limit, field and pause."""
     info, broken = ErrorInfo(), BadRequest()
     details_of(TooLarge("65 ROIs", field="header.roi_count", limit=64), info, broken)
     assert (info.domain, info.reason) == ("overread.v1", "TOO_LARGE")
@@ -184,34 +182,18 @@ def test_a_status_of_grpc_itself_is_read_by_its_code(
 @pytest.mark.parametrize(
     ("code", "details", "words"),
     [
-        (
-            "UNAVAILABLE",
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to"
-            " connect to remote host: Connection refused",
-            "no service listens at the address",
-        ),
-        (
-            "UNAVAILABLE",
-            "errors resolving nowhere:1: [field:hostname lookup error:address lookup failed for"
-            " nowhere:1: Domain name not found]",
-            "the host name of the address is not known",
-        ),
-        (
-            "UNAVAILABLE",
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Tls"
-            " handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:SSL routines",
-            "no encrypted connection could be made: check tls.ca, tls.cert and tls.key at both"
-            " ends",
-        ),
+        ("UNAVAILABLE", "Failed to connect to remote host: Connection refused",
+         "no service listens at the address"),
+        ("UNAVAILABLE", "address lookup failed for nowhere:1: Domain name not found]",
+         "the host name of the address is not known"),
+        ("UNAVAILABLE", "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1",
+         "no encrypted connection could be made: check tls.ca, tls.cert and tls.key at both ends"),
         ("UNAVAILABLE", "Socket closed", "the connection was lost"),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", "there was no answer in time"),
-        (
-            "RESOURCE_EXHAUSTED",
-            "CLIENT: Received message larger than max (9 vs. 4)",
-            "a message is larger than the limit",
-        ),
+        ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (9 vs. 4)",
+         "a message is larger than the limit"),
         ("INTERNAL", "\x1b]0;x", "status INTERNAL"),
     ],
-)
+)  # fmt: skip
 def test_no_words_of_grpc_reach_a_user(code: str, details: str, words: str) -> None:
     assert from_status(grpc.StatusCode[code], details, None).reason == words

@@ -115,20 +115,13 @@ def test_each_printed_page_has_the_disclaimer_and_the_patient_and_no_caption_is_
         pytest.skip("pdftotext is not installed: apt-get install poppler-utils")
     shown.page.goto(page_of(SHOWN, tmp_path / "report").as_uri())
     shown.page.pdf(format="A4", path=tmp_path / "printed.pdf")
-    text = subprocess.run(
-        ["pdftotext", "-layout", tmp_path / "printed.pdf", "-"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    text = output("pdftotext", "-layout", tmp_path / "printed.pdf", "-")
     pages = text.split("\f")[:-1]
     assert len(pages) > 3
     for page in pages:
         assert NOT_A_DEVICE in page
         assert NAME.replace("^", " ") in page
-    images = subprocess.run(
-        ["pdfimages", "-list", tmp_path / "printed.pdf"], capture_output=True, text=True, check=True
-    ).stdout
+    images = output("pdfimages", "-list", tmp_path / "printed.pdf")
     with_picture = {int(line.split()[0]) for line in images.splitlines()[2:]}
     assert "It is about many patients on average" in text  # what a fold hides on the screen
     assert "Brock probability of cancer" in text
@@ -139,6 +132,10 @@ def test_each_printed_page_has_the_disclaimer_and_the_patient_and_no_caption_is_
     ]
     assert captions
     assert set(captions) <= with_picture
+
+
+def output(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_printed_page_is_light_where_the_screen_is_dark(shown: Browser, tmp_path: Path) -> None:

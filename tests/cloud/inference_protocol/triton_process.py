@@ -48,19 +48,13 @@ def infer(client: Any, *, outputs: list[str] | None = None, **call: Any) -> dict
 
 
 def values_of(answer: Any) -> dict[str, Any]:
-    if KIND == "grpc":
-        response = answer.get_response()
-        said = {"id": response.id, "model": response.model_name, "version": response.model_version}
-        names = [one.name for one in response.outputs]
-    else:
-        response = answer.get_response()
-        said = {"id": response.get("id", ""), "model": response["model_name"]}
-        said["version"] = response["model_version"]
-        names = [one["name"] for one in response["outputs"]]
+    response = answer.get_response(**({"as_json": True} if KIND == "grpc" else {}))
     plain = np.vectorize(lambda one: one.decode() if isinstance(one, bytes) else one)
-    arrays = {name: answer.as_numpy(name) for name in names}
+    arrays = {one["name"]: answer.as_numpy(one["name"]) for one in response["outputs"]}
     return {
-        **said,
+        "id": response.get("id", ""),
+        "model": response["model_name"],
+        "version": response["model_version"],
         "outputs": {
             name: (plain(array) if array.dtype == object else array).tolist()
             for name, array in arrays.items()

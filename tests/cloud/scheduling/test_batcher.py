@@ -162,23 +162,15 @@ async def test_an_roi_that_would_be_late_is_rejected_with_a_bound(
 
 
 @with_batcher()
-async def test_a_running_batch_counts_in_the_estimate(batcher: Batcher, stage: HandStage) -> None:
-    submit(batcher, 1, 10)
-    await settle()
-    assert batcher.queue.queue_s == pytest.approx(3.0)
-    stage.now_s += 0.75
-    assert batcher.queue.queue_s == pytest.approx(2.25)
-    stage.allow()
-
-
-@with_batcher()
-async def test_a_batch_that_overruns_is_expected_to_take_as_long_again(
+async def test_a_running_batch_counts_and_if_it_overruns_as_long_again(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """Otherwise an ROI that arrives while the model hangs would be promised an answer at once."""
     submit(batcher, 1, 90)
     await settle()
-    stage.now_s += 3.0 + 20.0
+    stage.now_s += 0.75
+    assert batcher.queue.queue_s == pytest.approx(2.25)
+    stage.now_s += 2.25 + 20.0
     assert batcher.queue.queue_s == pytest.approx(20.0)
     with pytest.raises(DeadlineUnmeetable):
         submit(batcher, 2, 20)

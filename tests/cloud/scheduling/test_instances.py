@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import cloud.watchdog as watchdog
+import cloud.scheduling.batcher as module
 from cloud.scheduling.batcher import Batcher
 from imaging.volume import UInt8Array
 from protos.deadline import Deadline
@@ -161,8 +161,8 @@ def test_an_instance_that_hangs_is_dropped_and_the_other_reads_its_rois(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One of two steps holds two batches; both are read by the other instance."""
-    monkeypatch.setattr(watchdog, "MIN_HUNG_S", 0.05)
-    monkeypatch.setattr(watchdog, "HUNG", 0.0)
+    monkeypatch.setattr(module, "MIN_HUNG_S", 0.05)
+    monkeypatch.setattr(module, "HUNG", 0.0)
 
     @with_batcher(TwoSteps, stages=2, max_batch=1)
     async def scenario(batcher: Batcher, hanging: TwoSteps, other: TwoSteps) -> None:

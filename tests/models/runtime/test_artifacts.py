@@ -60,7 +60,6 @@ def model(kind: int) -> bytes:
 
 
 def test_four_bits_become_eight_with_the_same_values() -> None:
-    """Type INT8, the same numbers, everything else untouched, as a file without INT4 is."""
     content = model(TensorProto.INT4)
     before, after = (onnx.load_from_string(c) for c in (content, expanded(content)))
     weight = next(t for t in after.graph.initializer if t.name == "w")

@@ -60,20 +60,10 @@ def test_engines_of_the_table_are_found_and_the_rest_named() -> None:
     assert absent(["openvino:GPU.1", *(one.engine for one in PROVIDERS)])[0].device == "Intel NPU"
 
 
-def test_a_provider_that_is_missing_names_its_package() -> None:
-    with pytest.raises(EngineUnavailable, match=r"no CANNExecutionProvider \(onnxruntime-cann"):
-        start("onnxruntime:CANNExecutionProvider", find("screening-small-int8").content(), 1)
-
-
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "openvino:OTHER.0"])
-def test_an_engine_that_the_table_lacks_has_no_options(engine: str) -> None:
-    assert options_of(engine, int8=True, half=True) == {}
-
-
-def test_a_numbered_device_has_the_options_of_its_kind() -> None:
-    assert options_of("openvino:GPU.1", int8=True, half=False) == {
-        "INFERENCE_PRECISION_HINT": "f32"
-    }
+def test_a_numbered_device_has_the_options_of_its_kind_and_others_have_none() -> None:
+    given = {"openvino:GPU.1": {"INFERENCE_PRECISION_HINT": "f32"}, "openvino:OTHER.0": {}}
+    given |= {"openvino": {}, "onnxruntime": {}}
+    assert {engine: options_of(engine, int8=True, half=False) for engine in given} == given
 
 
 def test_without_openvino_onnxruntime_runs_alone(

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
-import pytest
 
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
@@ -48,15 +47,6 @@ def screened(draw: Callable[[np.ndarray], None], *shape: int) -> list[Candidate]
     return Screener(cast(Session, Drawn(draw))).screen(box)
 
 
-def test_a_peak_is_a_candidate_with_its_calibrated_score() -> None:
-    def left(maps: np.ndarray) -> None:
-        maps[0, 1, 1, 0] = 4
-
-    (found,) = screened(left, 16, 16, 32)
-    assert found.index_zyx[2] == 1.5
-    assert found.score == pytest.approx(1 / (1 + np.exp(-4)))
-
-
 def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> None:
     def far(maps: np.ndarray) -> None:
         if maps.shape[1] != 8:  # a box of 64 voxels, halved
@@ -94,7 +84,6 @@ def test_what_lies_in_the_padding_is_no_candidate(weights: Path) -> None:
 
 
 def test_padding_reaches_multiples_of_sixteen_by_mirroring() -> None:
-    """A box of 17 slices grows to 32, its last slices mirrored."""
     box = padded(np.arange(17, dtype=np.uint8)[:, None, None] * np.ones((1, 16, 16), np.uint8))
     assert box.shape == (32, 16, 16)
     assert box[15:19, 0, 0].tolist() == [15, 16, 16, 15]

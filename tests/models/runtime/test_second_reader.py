@@ -7,7 +7,6 @@ from imaging.volume import FloatArray, UInt8Array
 from models.runtime.artifacts import every, find
 from models.runtime.second_reader import SecondReader, half_contrast, nearest_piece
 from models.runtime.session import open_session
-from tests.plain_readings import plain
 
 
 def reader(weights: Path) -> SecondReader:
@@ -49,15 +48,6 @@ def test_the_manifest_s_threshold_makes_the_mask_tighter(weights: Path) -> None:
 def test_an_roi_of_another_shape_is_refused(weights: Path) -> None:
     with pytest.raises(ValueError, match=r"\(4, 8, 8\).*\(8, 8, 8\)"):
         reader(weights).read(np.zeros((1, 4, 8, 8), np.uint8))
-
-
-def test_one_of_many_has_its_own_values() -> None:
-    reading = plain([0.25, 0.5], [6.0, 7.0])[1]
-    assert (reading.probability, reading.diameter_mm) == (0.5, 7.0)
-    assert (reading.malignancy, reading.texture) == (0.0, "solid")
-    assert reading.mask.shape == (4, 4, 4)
-    with pytest.raises(IndexError):
-        plain([0.5], [5.0])[1]
 
 
 def test_the_piece_in_the_middle_is_kept() -> None:

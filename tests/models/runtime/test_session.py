@@ -23,12 +23,21 @@ def test_both_engines_give_the_same_answer(weights: Path, engine: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "named"),
-    [("tensorflow", "openvino, onnxruntime"), ("onnxruntime:NoSuchProvider", "NoSuchProvider")],
+    ("engine", "device", "says"),
+    [
+        ("tensorflow", "", "openvino, onnxruntime"),
+        ("onnxruntime:NoSuchProvider", "", "NoSuchProvider"),
+        ("onnxruntime:CANNExecutionProvider", "", r"\(onnxruntime-cann"),
+        ("openvino", "cuda:0", "openvino does not run on the device"),
+        ("onnxruntime", "GPU.0", "onnxruntime does not run on the device"),
+        ("auto", "cuda:0", "onnxruntime"),
+    ],
 )
-def test_an_engine_that_is_missing_is_refused(weights: Path, engine: str, named: str) -> None:
-    with pytest.raises(EngineUnavailable, match=named):
-        open_session(find("bright-screening", weights), engine=engine)
+def test_an_engine_or_a_device_that_is_missing_is_named(
+    weights: Path, engine: str, device: str, says: str
+) -> None:
+    with pytest.raises(EngineUnavailable, match=says):
+        open_session(find("bright-screening", weights), engine=engine, device=device)
 
 
 def test_a_wrong_input_is_a_model_failure(weights: Path) -> None:
@@ -51,18 +60,6 @@ def test_each_reader_opens_its_kind() -> None:
     assert (reader.engine, reader.roi_shape) == ("onnxruntime", (8, 8, 8))
 
 
-@pytest.mark.usefixtures("shelf")
-def test_another_kind_is_refused() -> None:
-    with pytest.raises(
-        UnfitArtifact, match=r"bright-hybrid is of kind 'hybrid', expected 'screening'"
-    ):
-        open_screener("bright-hybrid")
-    with pytest.raises(
-        UnfitArtifact, match=r"bright-screening is of kind 'screening', expected 'hybrid'"
-    ):
-        open_second_reader("bright-screening")
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -72,6 +69,7 @@ def test_another_kind_is_refused() -> None:
         *(("calibration = [1.0, 0.0]", f"calibration = [{given}, 0]", "calibration = .*a slope ab")
           for given in (0, -2.5)),
         ("roi_shape = [8, 8, 8]", "", "roi_shape = None, expected 3 numbers"),
+        ("roi_shape = [8, 8, 8]", "roi_shape = [-1, 8, 8]", ".*roi_shape = .*expected"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(shelf: Path, old: str, new: str, message: str) -> None:
@@ -81,16 +79,3 @@ def test_settings_that_cannot_be_are_refused(shelf: Path, old: str, new: str, me
     opens, name = (open_second_reader, "hybrid") if "roi" in old else (open_screener, "screening")
     with pytest.raises(UnfitArtifact, match=f"bright-{name}: {message}"):
         opens(f"bright-{name}")
-
-
-@pytest.mark.parametrize(("device", "engine"), [("cuda:0", "openvino"), ("GPU.0", "onnxruntime")])
-def test_an_engine_that_does_not_run_on_a_device_is_refused(
-    weights: Path, device: str, engine: str
-) -> None:
-    with pytest.raises(EngineUnavailable, match=f"{engine} does not run on the device"):
-        open_session(find("bright-screening", weights), engine=engine, device=device)
-
-
-def test_a_device_that_is_missing_is_unavailable(weights: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="onnxruntime"):
-        open_session(find("bright-screening", weights), device="cuda:0")
