@@ -1,4 +1,4 @@
-"""The body of a phantom: a patient drawn from a seed, chest wall, abdomen and bones.
+"""The body of a phantom: a patient drawn from a seed, chest wall, abdomen, bones, mediastinum.
 
 The numbers of the chest are profiles along z in the reference body: half widths and the front and
 back of the cavity at the height of apex, carina, heart and liver dome, from the anatomy of an adult
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.phantom.fields import Field, Lattice, ellipsoid, joined, over_slope, tube
-from imaging.phantom.layers import Layer
+from imaging.phantom.layers import AIR_HU, Layer
 from imaging.volume import Triple
 
 _Z = (-260.0, -150.0, -50.0, 0.0, 40.0, 70.0, 90.0, 125.0)
@@ -22,6 +22,36 @@ _BACK = (64.0, 79.0, 85.0, 82.0, 75.0, 66.0, 59.0, 46.0)
 _PITCH_MM = 25.0
 """Distance of ribs, and of vertebrae."""
 _CLAVICLE = ((20.0, -58.0, 48.0), (62.0, -62.0, 70.0), (105.0, -34.0, 84.0), (152.0, 4.0, 98.0))
+
+_AIRWAY = (
+    ([(0, 0, 150), (0, 6, 70), (2, 15, 15), (0, 18, 0)], (8.8, 8.8, 8.8, 8.2)),
+    ([(0, 18, 0), (-18, 19, -14), (-34, 19, -26)], (7.5, 7, 6.2)),
+    ([(0, 18, 0), (22, 22, -17), (42, 24, -29)], (7, 6.5, 6.2)),
+)
+"""Trachea, right and left main bronchus: points of the reference body, and radii in mm."""
+_OESOPHAGUS = [(4, 24, 150), (4, 32, 20), (7, 34, -60), (14, 26, -112), (28, 8, -135)]
+_VESSELS = (
+    # the aorta: ascending, arch, descending
+    ([(2, -18, -52), (-16, -26, -20), (-16, -22, 8), (-6, -12, 27), (8, 4, 33)],
+     (15, 16, 15, 14, 13)),
+    ([(8, 4, 33), (19, 20, 27), (26, 32, 5), (26, 37, -40), (22, 36, -110), (3, 24, -270)],
+     (13, 12.5, 12.5, 12, 11.5, 10)),
+    # the pulmonary trunk, right and left pulmonary artery
+    ([(12, -46, -52), (14, -30, -20), (13, -12, -8)], (14, 14.5, 14)),
+    ([(12, -10, -10), (-14, 0, -16), (-34, 4, -22), (-46, 8, -36)], (12, 11, 10, 7)),
+    ([(13, -10, -6), (30, 8, -2), (42, 18, -12), (46, 26, -32)], (12, 11, 9.5, 7)),
+    # upper and lower vena cava, and the veins that join above
+    ([(-50, -18, 112), (-26, -20, 56), (-26, -14, 0), (-27, -16, -46)], (6, 9, 9.5, 10)),
+    ([(-24, -4, -85), (-24, 4, -140), (-20, 14, -260)], (12, 12, 12)),
+    ([(-26, -22, 52), (4, -30, 44), (26, -24, 62), (44, -20, 110)], (7, 7, 6.5, 5)),
+    # arteries from the arch to head and arms
+    ([(-8, -14, 28), (-14, -14, 60), (-22, -12, 120)], (7, 6.5, 5)),
+    ([(4, 0, 32), (10, -4, 62), (18, -2, 130)], (5, 4.5, 4)),
+    ([(14, 14, 31), (20, 8, 62), (40, 0, 112), (90, -10, 118)], (5.5, 5.5, 5, 5)),
+    # pulmonary veins, two of each lung
+    ([(-18, 8, -44), (-36, 16, -54)], (8, 6)), ([(-18, 8, -44), (-36, -4, -30)], (8, 6)),
+    ([(18, 8, -44), (36, 18, -52)], (8, 6)), ([(18, 8, -44), (36, -2, -28)], (8, 6)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +65,6 @@ class Patient:
         blood_hu: HU of blood: 40 without contrast medium, up to about 280 with it.
         lung_hu: HU of the parenchyma half-way between front and back.
         gravity_hu_per_mm: how much denser the parenchyma gets towards the back.
-        emphysema: 0 none to 1 severe.
         heart: size of the heart relative to the reference.
         dome_mm: rise of the right and of the left diaphragm dome against the reference.
     """
@@ -46,13 +75,12 @@ class Patient:
     blood_hu: float
     lung_hu: float
     gravity_hu_per_mm: float
-    emphysema: float
     heart: float
     dome_mm: tuple[float, float]
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draw a patient: half are women, half have contrast medium, 60 % have no emphysema."""
+    """Draw a patient: half are women, half have contrast medium."""
     female = bool(rng.random() < 0.5)
     size = 0.94 if female else 1.0
     height, width, depth = size * rng.uniform(0.93, 1.06, 3)
@@ -63,7 +91,6 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         blood_hu=float(rng.uniform(120, 280) if rng.random() < 0.5 else rng.uniform(35, 48)),
         lung_hu=float(rng.uniform(-885, -835)),
         gravity_hu_per_mm=float(rng.uniform(0.15, 0.5)),
-        emphysema=float(max(0.0, rng.uniform(-1.2, 0.8))),
         heart=float(rng.uniform(0.9, 1.14)),
         dome_mm=(float(rng.uniform(-10, 12)), float(rng.uniform(-10, 12))),
     )
@@ -123,21 +150,18 @@ def wall_layers(lattice: Lattice, patient: Patient, thorax: Thorax, grain: Field
 def abdomen_layers(
     lattice: Lattice, patient: Patient, thorax: Thorax, grain: Field, rng: np.random.Generator
 ) -> list[Layer]:
-    """Layer liver, spleen and a stomach with fluid and gas, whose sizes are random."""
+    """Layer liver and a stomach with gas, whose size is random."""
     inside = np.maximum(thorax.diaphragm, thorax.cavity)
     lobes = [((-62, -8, -178), (92, 86, 92)), ((14, -52, -150), (66, 38, 46))]
     liver = np.maximum(joined([ellipsoid(lattice, *lobe) for lobe in lobes], 20.0), inside + 3)
-    spleen = np.maximum(ellipsoid(lattice, (100, 44, -168), (36, 44, 56)), inside + 3)
     fill = float(rng.uniform(0.75, 1.1))
     stomach = ellipsoid(lattice, (66, -12, -150), (42 * fill, 46 * fill, 44 * fill))
-    stomach = np.maximum(np.maximum(stomach, inside + 4), 4 - np.minimum(liver, spleen))
+    stomach = np.maximum.reduce([stomach, inside + 4, 4 - liver])
     gas = np.maximum(stomach + 4, lattice.axes[1] + np.float32(rng.uniform(0, 25)))
     enhanced = 45.0 if patient.blood_hu > 60 else 0.0
     return [
         Layer(liver, (58 + enhanced + 5 * grain).astype(np.float32)),
-        Layer(spleen, 50.0 + enhanced),
-        Layer(stomach, 45.0),
-        Layer(stomach + 4, 15.0),
+        Layer(stomach, 30.0),
         Layer(gas, -960.0),
     ]
 
@@ -171,7 +195,7 @@ def bone_layers(lattice: Lattice, thorax: Thorax, grain: Field) -> list[Layer]:
     ]
 
 
-def spine(lattice: Lattice, behind_mm: float, half_width: float, half_depth: float) -> Field:
+def _spine(lattice: Lattice, behind_mm: float, half_width: float, half_depth: float) -> Field:
     """Make an elliptic column along the spine, behind the centre of the vertebral bodies."""
     x, y, z = lattice.axes
     middle = np.interp(z, (-260, -180, -100, -20, 60, 130), (46, 54, 58, 55, 45, 34)) + behind_mm
@@ -179,14 +203,43 @@ def spine(lattice: Lattice, behind_mm: float, half_width: float, half_depth: flo
     return np.asarray((near - 1) * min(half_width, half_depth), dtype=np.float32)
 
 
+def make_mediastinum(lattice: Lattice, patient: Patient) -> tuple[Field, list[Layer]]:
+    """Make the envelope of all between the lungs, and layer what is in its fat."""
+    r, is_enhanced = patient.heart, patient.blood_hu > 60
+    left = tube(lattice, [(12 * r, -20, -54 * r), (54 * r, -48 * r, -96 * r)], (36 * r, 25 * r))
+    right = tube(
+        lattice, [(-4 * r, -40 * r, -60 * r), (44 * r, -64 * r, -98 * r)], (29 * r, 19 * r)
+    )
+    atria = [
+        ellipsoid(lattice, (-24 * r, -28 * r - 4, -64 * r - 13), (25 * r, 30 * r, 38 * r)),
+        ellipsoid(lattice, (2 * r, 8 * r - 4, -44 * r - 13), (33 * r, 17 * r, 22 * r)),
+    ]
+    heart = joined([left, right, *atria], 12.0)
+    vessels = joined([tube(lattice, *vessel) for vessel in _VESSELS], 2.5)
+    # the blood of the heart is in the wall of each chamber, that of the left one is the thickest
+    blood = np.minimum.reduce([vessels, left + 11, right + 4, atria[0] + 2, atria[1] + 1])
+    airway = joined([tube(lattice, *part) for part in _AIRWAY], 3.0)
+    oesophagus = tube(lattice, _OESOPHAGUS, (7, 7, 7, 8, 9))
+    soft = joined([heart, vessels, oesophagus, airway - 2], 6.0)
+    behind = np.minimum(_spine(lattice, 0, 20.5, 18), _spine(lattice, 25, 21.5, 20))
+    layers = [
+        Layer(oesophagus, 40.0),
+        Layer(heart, 90.0 if is_enhanced else 50.0),
+        Layer(blood, patient.blood_hu),
+        Layer(airway - 1.6, 20.0),
+        Layer(airway, AIR_HU),
+    ]
+    return joined([soft - 2.5, behind, _fat(lattice)], 9.0), layers
+
+
 def _spine_layers(lattice: Lattice, spongy: Field) -> list[Layer]:
     """Layer bodies and discs, and the arches: a ring around the canal, with three processes."""
     z = lattice.axes[2]
     level = z - np.rint(z / _PITCH_MM) * _PITCH_MM  # 0 in a disc
     waist = (1.6 * np.clip(np.abs(level) / 12, 0, 1)).astype(np.float32)
-    bodies, canal = spine(lattice, 0, 18, 15.5) + waist, spine(lattice, 25, 9.5, 8)
-    across = np.maximum(spine(lattice, 28, 38, 4), 12 - np.abs(level))
-    back = np.maximum(spine(lattice, 43, 2.8, 15), 9 - np.abs(level))
+    bodies, canal = _spine(lattice, 0, 18, 15.5) + waist, _spine(lattice, 25, 9.5, 8)
+    across = np.maximum(_spine(lattice, 28, 38, 4), 12 - np.abs(level))
+    back = np.maximum(_spine(lattice, 43, 2.8, 15), 9 - np.abs(level))
     ring = np.maximum(np.abs(canal - 2) - 2.6, 4 - np.abs(level))
     arches = joined([part.astype(np.float32) for part in (ring, across, back)], 4.0)
     discs = np.maximum(bodies, np.abs(level) - 2.2).astype(np.float32)
@@ -257,3 +310,13 @@ def _skin(lattice: Lattice, patient: Patient) -> Field:
         ellipsoid(lattice, (side * 78, -98 - patient.fat_mm * 0.4, -52), radii) for side in (-1, 1)
     ]
     return joined([body, *breasts], 18.0)
+
+
+def _fat(lattice: Lattice) -> Field:
+    """Make the fat of the mediastinum: wide around the vessels, narrow behind the sternum."""
+    x, y, z = lattice.axes
+    upper = np.interp(y, (-90, -62, -34, 8, 36, 60), (2, 4, 29, 29, 18, 20))
+    lower = np.interp(y, (-95, -70, -40, 5, 30, 60), (6, 9, 18, 14, 9, 18))
+    neck = np.clip((z - 55) / 60, 0, 1) * np.interp(y, (-60, -10, 30, 60), (18, 8, 2, 0))
+    half = lower + (upper - lower) * np.clip((z + 50) / 35, 0, 1) + neck
+    return np.asarray(np.abs(x - 2) - half, dtype=np.float32)

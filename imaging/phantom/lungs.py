@@ -55,17 +55,14 @@ def make_lungs(lattice: Lattice, thorax: Thorax, mediastinum: Field) -> Field:
 
 
 def tissue_hu(lattice: Lattice, patient: Patient, lungs: Field, rng: np.random.Generator) -> Field:
-    """Make tissue that is denser towards the back, uneven on every scale, with emphysema."""
-    _, y, z = lattice.axes
+    """Make tissue that is denser towards the back, and uneven on every scale."""
+    y = lattice.axes[1]
     # dependent density: a rim along the back wall that fades within millimetres
     rim = 160 * np.exp(np.minimum(lungs, 0) / 5) * np.clip((y - 40) / 40, 0, 1)
     hu = patient.lung_hu + patient.gravity_hu_per_mm * (y + rim)
     # uneven on four scales, from lobes to lobules
     for length_mm, deviation in ((60.0, 9.0), (18.0, 7.0), (6.0, 11.0), (2.6, 14.0)):
         hu = hu + deviation * smooth_noise(lattice, length_mm, rng)
-    if patient.emphysema > 0:
-        holes = smooth_noise(lattice, 9.0, rng) + 0.006 * z - 1.9
-        hu = hu - np.clip(holes + patient.emphysema, 0, 1) * 120
     return np.asarray(np.maximum(hu, -990), dtype=np.float32)
 
 

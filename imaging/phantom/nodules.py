@@ -7,7 +7,7 @@ import numpy as np
 from imaging.phantom.fields import Field, Lattice
 from imaging.phantom.layers import Raster
 from imaging.phantom.lungs import Trees
-from imaging.volume import FloatArray, HuArray, Nodule, UInt8Array, triple
+from imaging.volume import FloatArray, HuArray, Nodule, triple
 
 _TEXTURES = {"solid": 0.62, "part-solid": 0.16, "ground-glass": 0.22}
 _SHAPES = {"round": 0.45, "lobulated": 0.3, "spiculated": 0.25}
@@ -116,14 +116,6 @@ def draw_nodule(
     if texture != "ground-glass":
         _raise(hu, depth / edge, solid)
     anatomy[box] = np.rint(hu)
-
-
-def label_nodule(
-    mask: UInt8Array, raster: Raster, site: Surroundings, nodule: PlacedNodule, label: int
-) -> None:
-    """Write ``label`` into every voxel whose centre is inside the nodule."""
-    box, points = _voxels(raster, nodule)
-    mask[box][nodule.depth(site, points) > 0] = label
 
 
 def _raise(hu: FloatArray, depth: FloatArray, target: float) -> None:

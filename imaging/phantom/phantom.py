@@ -2,7 +2,7 @@
 
 `make_phantom` draws a random patient from a seed, paints the anatomy in layers, grows the trees of
 the lungs, draws nodules, and scans the result. The same specification gives the same voxels. It
-is not a model of any real patient, and shows no disease but nodules and sometimes emphysema.
+is not a model of any real patient, and shows no disease but nodules.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from imaging.phantom.body import abdomen_layers, bone_layers, draw_patient, make_thorax, wall_layers
+from imaging.phantom.body import (
+    abdomen_layers,
+    bone_layers,
+    draw_patient,
+    make_mediastinum,
+    make_thorax,
+    wall_layers,
+)
 from imaging.phantom.fields import make_lattice, smooth_noise
 from imaging.phantom.layers import AIR_HU, Layer, Raster, paint
 from imaging.phantom.lungs import draw_trees, grow_trees, make_lungs, tissue_hu
-from imaging.phantom.mediastinum import make_mediastinum
-from imaging.phantom.nodules import Surroundings, draw_nodule, label_nodule, place_nodules
+from imaging.phantom.nodules import Surroundings, draw_nodule, place_nodules
 from imaging.phantom.scanner import scan
-from imaging.volume import Geometry, Nodule, StudyHeader, Triple, UInt8Array, Volume, triple
+from imaging.volume import Geometry, Nodule, StudyHeader, Triple, Volume, triple
 
 Progress = Callable[[float, str], None]
 """Called with the share done, from 0 to 1, and the current step."""
@@ -79,12 +85,10 @@ class Phantom:
         volume: the CT, int16 HU, patient axes (x to the left, y to the back, z to the head).
         nodules: centre (centroid) and diameter (of the sphere of equal volume) of every nodule
             as drawn, cut off at the pleura.
-        nodule_mask: uint8 ``(z, y, x)``, i + 1 inside ``nodules[i]``, 0 elsewhere.
     """
 
     volume: Volume
     nodules: tuple[Nodule, ...]
-    nodule_mask: UInt8Array
 
 
 def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom:
@@ -97,7 +101,6 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     patient = draw_patient(rngs[0])
     size_mm = np.asarray(spec.shape) * spec.spacing_mm
     corner_mm = triple(_CENTRE_MM - size_mm[::-1] / 2)
-    raster = Raster(spec.shape, spec.spacing_mm, corner_mm)
     # the anatomy has thinner voxels where slices are thick
     slices, thin = spec.shape[0], int(np.ceil(spec.spacing_mm[0] / _FINE_MM))
     fine_mm = (spec.spacing_mm[0] / thin, *spec.spacing_mm[1:])
@@ -132,10 +135,8 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     report(0.6, "nodules")
     site = Surroundings(lattice, lungs, thorax.cavity, trees)
     placed = place_nodules(site, spec.nodule_count, spec.diameter_mm, rngs[3])
-    mask = np.zeros(spec.shape, dtype=np.uint8)
-    for label, nodule in enumerate(placed, start=1):
+    for nodule in placed:
         draw_nodule(hu, fine, site, nodule, rngs[3])
-        label_nodule(mask, raster, site, nodule, label)
     report(0.65, "scan")
     scanned = scan(hu, spec.spacing_mm, slices, spec.dose_noise_hu, seeds[5])
     report(1.0, "scan")
@@ -146,7 +147,7 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     volume = Volume(scanned, geometry, description=f"SYNTHETIC PHANTOM seed {spec.seed}")
     truths = (nodule.truth for nodule in placed)
     nodules = (replace(t, centre_mm=triple(np.asarray(t.centre_mm) + shift)) for t in truths)
-    return Phantom(volume, tuple(nodules), mask)
+    return Phantom(volume, tuple(nodules))
 
 
 def phantom_header(spec: PhantomSpec) -> StudyHeader:
