@@ -35,7 +35,7 @@ from process.text import printable
 
 Json = Mapping[str, Any]
 
-SEED = 19
+SEED = 24
 CHOSEN = " (chosen: whole lungs, and a nodule that the second reading decides)"
 """Printed with `SEED`; nothing else of its phantom is tuned."""
 

@@ -90,11 +90,12 @@ class IsolatedReader:
             OSError, MemoryError: a fault of the machine; the study may be read later.
             ReaderFailed: a fault of the program.
         """
-        if self.has_begun(path):
-            study = self._continued(path, select)
+        if self.has_begun(path):  # its child finishes it
+            self._ahead = None
+            self._tell(str(path))
         else:
-            ways = Ways(series, selects=select is not None)
-            study = self._study(path, ways, _anonymous(), select)
+            self._request(path, Ways(series, selects=select is not None), _anonymous())
+        study = self._study_of(path, select)
         self._volume = study.volume
         return replace(study, headers=partial(self._headers, path, self._file))
 
@@ -106,7 +107,8 @@ class IsolatedReader:
         Raises:
             As `read`.
         """
-        return self._study(path, Ways(series, whole=True), file)
+        self._request(path, Ways(series, whole=True), file)
+        return self._study_of(path, None)
 
     def begin(self, path: Path, series: str = "", *, selects: bool, settled_s: float) -> None:
         """Read ahead what arrives in the folder ``path``, until it is read from there or elsewhere.
@@ -124,28 +126,16 @@ class IsolatedReader:
         # a child that has ended has told something: the study is then read as any other
         return not select.select([self._connection], [], [], 0)[0]
 
-    def _continued(self, path: Path, choose: SelectSeries | None) -> Study:
-        """Let the child that has begun the study finish it."""
-        self._ahead = None
-        self._tell(str(path))
-        return self._study_of(path, choose)
-
     def cancel(self) -> None:
         """Let the reading that runs in another thread fail now, as if memory had run out."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _study(
-        self, path: Path, ways: Ways, file: BinaryIO, choose: SelectSeries | None = None
-    ) -> Study:
-        """Have a child read the study; the answer's arrays are in ``file``, which is closed then.
+    def _request(self, path: Path, ways: Ways, file: BinaryIO) -> None:
+        """Have a child read the study; the arrays of its answers are in ``file``.
 
         After a study without voxels the child goes on with its lung box.
         """
-        self._request(path, ways, file)
-        return self._study_of(path, choose)
-
-    def _request(self, path: Path, ways: Ways, file: BinaryIO) -> None:
         self._volume, self._ahead, self._later = None, None, {}
         self._finish()
         if self._process.poll() is not None:
@@ -168,6 +158,7 @@ class IsolatedReader:
                 self._to_child.sendall(json.dumps(answer).encode() + b"\n")
 
     def _study_of(self, path: Path, choose: SelectSeries | None) -> Study:
+        """Return the study that the child reads, after the choice among its series."""
         try:
             if choose is not None:
                 found = self._answer("series", tuple[SeriesSummary, ...], path)

@@ -1,35 +1,24 @@
 """Nodules of the phantom: appearance, location, drawing, and the exact truth of each."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from imaging.phantom.fields import Field, Lattice
-from imaging.phantom.layers import Raster, stamp_cones
+from imaging.phantom.layers import Raster
 from imaging.phantom.lungs import Trees
-from imaging.volume import FloatArray, HuArray, Nodule, UInt8Array, triple
+from imaging.volume import FloatArray, HuArray, Nodule, triple
 
 _TEXTURES = {"solid": 0.62, "part-solid": 0.16, "ground-glass": 0.22}
 _SHAPES = {"round": 0.45, "lobulated": 0.3, "spiculated": 0.25}
 _LOCATIONS = {"free": 0.5, "vessel": 0.25, "pleura": 0.25}
-
+_BUMPS = {"round": (3, 0.06, 6.0), "lobulated": (6, 0.42, 6.0), "spiculated": (14, 1.0, 90.0)}
+"""Of each shape: number of bumps, their height relative to the radius, and their sharpness."""
 _TRIES = 60
 _GAP_MM = 4.0
-_RIM_MM = 3.0
 _SHRINK = 0.85
 _GLASS_EDGE_MM = 1.6
 _FINE_STEPS = 32
-
-
-@dataclass(frozen=True)
-class Appearance:
-    """The nodule to draw: diameter in mm, texture, shape and location."""
-
-    diameter_mm: float
-    texture: str
-    shape: str
-    location: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,44 +33,31 @@ class Surroundings:
 
 @dataclass(frozen=True, eq=False)
 class PlacedNodule:
-    """A nodule: a stretched ball with bumps.
+    """A ball of ``radius_mm`` around the world point ``centre_mm``, with lobules or spicules.
 
     Attributes:
-        look: its appearance.
-        radius_mm: radius of the ball.
-        stretch: ``(3, 3)`` linear map of offsets onto those of the ball.
-        bumps: unit directions ``(n, 3)`` of lobules.
-        heights: heights of the lobules relative to the radius.
-        spikes: ``(m, 3)`` tips of spicules, relative to the radius.
-        core: centre and relative radius of the solid part ``(4,)``.
-        centre_mm: world point of the centre of the ball.
-        truth: measured on the surface, cut off at the pleura.
+        bumps: directions ``(n, 3)`` of the bumps, as long as they are high relative to the radius.
+        sharpness: how thin they are.
+        truth: measured on the surface, cut off at the pleura; its kind begins with the texture.
     """
 
-    look: Appearance
     radius_mm: float
-    stretch: FloatArray
-    bumps: FloatArray
-    heights: FloatArray
-    spikes: FloatArray
-    core: FloatArray
     centre_mm: FloatArray
+    bumps: FloatArray
+    sharpness: float
     truth: Nodule
 
     def depth(self, site: Surroundings, points_mm: FloatArray) -> FloatArray:
         """Compute the depth in mm inside the nodule at world points, negative outside."""
-        # in the space where the nodule is a ball with bumps; a bump is highest in its own direction
-        at = (points_mm - self.centre_mm) @ self.stretch.T
+        at = points_mm - self.centre_mm
         length = np.linalg.norm(at, axis=-1)
         surface = np.ones(length.shape)
-        for bump, height in zip(self.bumps, self.heights, strict=True):
-            facing = (at @ bump) / np.maximum(length, 1e-6)
-            surface += height * np.exp(6.0 * (facing - 1))
-        inside: FloatArray = np.asarray(surface * self.radius_mm - length)
-        clear = -float(site.lattice.sample(site.lungs, self.centre_mm))
-        if clear > 2.2 * self.radius_mm + 4:  # far from the pleura
-            return inside
-        return np.minimum(inside, -site.lattice.sample(site.lungs, points_mm))
+        for bump in self.bumps:
+            height = np.linalg.norm(bump)
+            facing = (at @ bump) / np.maximum(length * height, 1e-6)
+            surface += height * np.exp(self.sharpness * (facing - 1))
+        lung = -site.lattice.sample(site.lungs, points_mm)
+        return np.asarray(np.minimum(surface * self.radius_mm - length, lung))
 
 
 def place_nodules(
@@ -93,13 +69,26 @@ def place_nodules(
     """
     placed: list[PlacedNodule] = []
     for _ in range(count):
-        look = _draw_appearance(diameter_mm, rng)
-        nodule = _placed(site, look, placed, rng)
-        while nodule is None and look.diameter_mm * _SHRINK >= diameter_mm[0]:
-            look = replace(look, diameter_mm=look.diameter_mm * _SHRINK)
-            nodule = _placed(site, look, placed, rng)
-        if nodule is not None:
-            placed.append(nodule)
+        texture, shape, location = (
+            str(rng.choice(list(shares), p=list(shares.values())))
+            for shares in (_TEXTURES, _SHAPES, _LOCATIONS)
+        )
+        if texture == "ground-glass" and shape == "spiculated":
+            shape = "round"
+        bumps, height, sharpness = _BUMPS[shape]
+        directions = rng.standard_normal((bumps, 3))
+        directions *= height * rng.uniform(0.4, 1.0, (bumps, 1)) / _lengths(directions)[:, None]
+        # small nodules are more frequent: uniform in the log of the diameter
+        diameter = float(np.exp(rng.uniform(*np.log(diameter_mm))))
+        while diameter >= diameter_mm[0]:
+            centres = _centres(site, location, diameter / 2, rng)
+            free = (c for c in centres if _is_free(site, c, diameter / 2, location, placed))
+            if (centre := next(free, None)) is not None:
+                truth = Nodule(triple(centre), diameter, f"{texture} {shape} {location}")
+                ball = PlacedNodule(diameter / 2, centre, directions, sharpness, truth)
+                placed.append(_fitted(site, ball))
+                break
+            diameter *= _SHRINK
     return placed
 
 
@@ -110,222 +99,100 @@ def draw_nodule(
     nodule: PlacedNodule,
     rng: np.random.Generator,
 ) -> None:
-    """Draw the nodule into the anatomy in place; it never makes anything less dense."""
-    shell_hu, core_hu = _density_hu(nodule.look, rng)
-    box, points = _voxels(raster, nodule, reach=2.7)
+    """Draw the nodule into the anatomy in place; it never makes anything less dense.
+
+    It is of soft tissue, 7 % calcified, or of ground glass, with a solid core if it is part-solid.
+    """
+    texture = nodule.truth.kind.split()[0]
+    solid = float(rng.uniform(150, 500) if rng.random() < 0.07 else rng.uniform(10, 70))
+    glass, core = float(rng.uniform(-680, -480)), float(rng.uniform(0.35, 0.6))
+    box, points = _voxels(raster, nodule)
     edge = float(np.mean(raster.spacing_mm))
-    depth = nodule.depth(site, points)
-    soft = max(edge, _GLASS_EDGE_MM) if shell_hu < 0 else edge
-    hu = anatomy[box].astype(np.float64)
-    _raise(hu, np.clip(depth / soft + 0.5, 0, 1), shell_hu)
-    if core_hu != shell_hu:
-        # the depth in the solid part
-        centre, share = nodule.core[:3] * nodule.radius_mm, nodule.core[3]
-        away = np.linalg.norm(points - nodule.centre_mm - centre, axis=-1)
-        core = np.minimum(share * nodule.radius_mm - away, depth)
-        _raise(hu, np.clip(core / edge + 0.5, 0, 1), core_hu)
-    _raise(hu, _spicules(raster, site, nodule, points), min(core_hu, 0.0))
+    depth, hu = nodule.depth(site, points), anatomy[box].astype(np.float64)
+    if texture != "solid":
+        _raise(hu, depth / max(edge, _GLASS_EDGE_MM), glass)
+    if texture == "part-solid":
+        depth, solid = depth - (1 - core) * nodule.radius_mm, min(solid, 70.0)
+    if texture != "ground-glass":
+        _raise(hu, depth / edge, solid)
     anatomy[box] = np.rint(hu)
 
 
-def label_nodule(
-    mask: UInt8Array, raster: Raster, site: Surroundings, nodule: PlacedNodule, label: int
-) -> None:
-    """Write ``label`` into every voxel whose centre is inside the nodule."""
-    box, points = _voxels(raster, nodule, reach=1.7)
-    mask[box][nodule.depth(site, points) > 0] = label
+def _raise(hu: FloatArray, depth: FloatArray, target: float) -> None:
+    """Raise voxels to ``target`` HU where they are lower; ``depth`` is in widths of the edge."""
+    hu += np.clip(depth + 0.5, 0, 1) * np.maximum(target - hu, 0)
 
 
-def _placed(
-    site: Surroundings, look: Appearance, others: list[PlacedNodule], rng: np.random.Generator
-) -> PlacedNodule | None:
-    """Place a nodule where it fits; None if there is no room."""
-    nodule = _draw_shape(look, rng)
-    for centre in _CENTRES[look.location](site, look.diameter_mm / 2, rng):
-        if _fits(site, look, centre, others):
-            return _measured(site, replace(nodule, centre_mm=centre))
-    return None
+def _centres(
+    site: Surroundings, location: str, radius: float, rng: np.random.Generator
+) -> FloatArray:
+    """Draw centres: beside a vessel of 1 to 4 mm, at the chest wall, or deep in the lung."""
+    depth = -site.lungs
+    if location == "vessel":
+        radii = site.trees.vessel_radii.mean(axis=1)
+        thin = np.flatnonzero((radii > 0.6) & (radii < min(2.0, radius)))
+        chosen = rng.permutation(thin)[:_TRIES]
+        pieces = site.trees.vessels[chosen]
+        across = np.cross(pieces[:, 1] - pieces[:, 0], rng.standard_normal((len(pieces), 3)))
+        away = (radius * 0.85 + radii[chosen] * 0.3) / np.maximum(_lengths(across), 1e-6)
+        points = pieces.mean(axis=1) + across * away[:, None]
+        return np.asarray(points[site.lattice.sample(depth, points) > radius * 1.2 + 1.5])
+    cells = depth > radius * 1.3 + 2.5
+    if location == "pleura":
+        at_wall = site.lungs < site.cavity + 2
+        cells = at_wall & (depth > 0.35 * radius) & (depth < 0.75 * radius)
+    points = rng.permutation(site.lattice.cells(cells))[:_TRIES]
+    return np.asarray(points + rng.uniform(-1, 1, points.shape))
 
 
-def _fits(
-    site: Surroundings, look: Appearance, centre: FloatArray, others: Sequence[PlacedNodule]
+def _is_free(
+    site: Surroundings, centre: FloatArray, radius: float, location: str, others: list[PlacedNodule]
 ) -> bool:
     """Tell whether a nodule is in the field of view, away from other nodules and thick vessels."""
-    radius, lattice = look.diameter_mm / 2, site.lattice
-    low = lattice.start_mm - lattice.step_mm / 2
-    high = low + np.asarray(lattice.shape[::-1]) * lattice.step_mm
-    margin = radius * 1.6 + _RIM_MM
-    if np.any(centre - margin < low) or np.any(centre + margin > high):
+    lattice, margin = site.lattice, radius * 1.6 + 3
+    last = lattice.start_mm + (np.asarray(lattice.shape[::-1]) - 1) * lattice.step_mm
+    if np.any(centre - margin < lattice.start_mm) or np.any(centre + margin > last):
         return False
     for other in others:
-        if np.linalg.norm(centre - other.centre_mm) < radius + other.look.diameter_mm / 2 + _GAP_MM:
+        away = _lengths(centre - other.centre_mm)
+        if away < radius + other.truth.diameter_mm / 2 + _GAP_MM:
             return False
-    return look.location == "vessel" or _clear(site.trees, centre, radius)
+    # no vessel thicker than half the nodule, or than 3 mm, crosses it, unless it lies at one
+    radii = site.trees.vessel_radii[:, 0]
+    thick = radii > min(radius / 2, 1.5)
+    gaps = _lengths(site.trees.vessels[thick].mean(axis=1) - centre) - radii[thick]
+    return location == "vessel" or bool(gaps.min(initial=np.inf) > radius + 1.5)
 
 
-def _clear(trees: Trees, centre: FloatArray, radius: float) -> bool:
-    """Tell whether no vessel thicker than half the nodule, or than 3 mm, crosses it."""
-    thick = trees.vessel_radii[:, 0] > min(radius / 2, 1.5)
-    pieces = trees.vessels[thick].mean(axis=1)
-    if not len(pieces):
-        return True
-    gap = np.linalg.norm(pieces - centre, axis=1) - trees.vessel_radii[thick, 0]
-    return bool(gap.min() > radius + 1.5)
-
-
-def _free_centres(site: Surroundings, radius: float, rng: np.random.Generator) -> FloatArray:
-    """Draw centres deep enough in the lung that the surface does not touch the pleura."""
-    return _some(site.lattice.cells(site.lungs < -(radius * 1.3 + 2.5)), rng)
-
-
-def _pleura_centres(site: Surroundings, radius: float, rng: np.random.Generator) -> FloatArray:
-    """Draw centres at the chest wall, at a depth of a random part of the radius."""
-    rim = (site.lungs < 0) & (site.lungs > -4) & (site.cavity > -6)
-    points = _some(site.lattice.cells(rim), rng)
-    outward = site.lattice.gradient(site.lungs, points)
-    depth = -site.lattice.sample(site.lungs, points)
-    wanted = radius * rng.uniform(0.35, 0.75, len(points))
-    return np.asarray(points - outward * (wanted - depth)[:, None])
-
-
-def _vessel_centres(site: Surroundings, radius: float, rng: np.random.Generator) -> FloatArray:
-    """Draw centres beside a vessel of 1 to 4 mm, touching it."""
-    radii = site.trees.vessel_radii.mean(axis=1)
-    chosen = rng.permutation(np.flatnonzero((radii > 0.6) & (radii < min(2.0, radius))))[:_TRIES]
-    pieces, radii = site.trees.vessels[chosen], radii[chosen]
-    along = pieces[:, 1] - pieces[:, 0]
-    across = np.cross(along, rng.standard_normal(along.shape))
-    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
-    points = pieces.mean(axis=1) + across * (radius * 0.85 + radii * 0.3)[:, None]
-    deep = site.lattice.sample(site.lungs, points) < -(radius * 1.2 + 1.5)
-    return np.asarray(points[deep])
-
-
-_CENTRES: dict[str, Callable[[Surroundings, float, np.random.Generator], FloatArray]] = {
-    "free": _free_centres,
-    "vessel": _vessel_centres,
-    "pleura": _pleura_centres,
-}
-
-
-def _some(cells: FloatArray, rng: np.random.Generator) -> FloatArray:
-    chosen = rng.integers(0, max(len(cells), 1), _TRIES if len(cells) else 0)
-    return np.asarray(cells[chosen] + rng.uniform(-1, 1, (len(chosen), 3)))
-
-
-def _draw_appearance(diameter_mm: tuple[float, float], rng: np.random.Generator) -> Appearance:
-    """Draw an appearance; small nodules are more frequent (uniform in the log of diameter)."""
-    texture = _choice(_TEXTURES, rng)
-    shape = _choice(_SHAPES, rng)
-    if texture == "ground-glass" and shape == "spiculated":
-        shape = "round"
-    diameter = float(np.exp(rng.uniform(*np.log(diameter_mm))))
-    return Appearance(diameter, texture, shape, _choice(_LOCATIONS, rng))
-
-
-def _draw_shape(look: Appearance, rng: np.random.Generator) -> PlacedNodule:
-    """Draw a random surface of that appearance, its radius not yet fitted to the diameter."""
-    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    squeeze = np.diag(np.exp(rng.uniform(-0.14, 0.14, 3)))
-    count = {"round": 1, "lobulated": int(rng.integers(4, 8)), "spiculated": 5}[look.shape]
-    tall = {"round": 0.06, "lobulated": 0.42, "spiculated": 0.25}[look.shape]
-    spikes = np.empty((0, 3))
-    if look.shape == "spiculated":
-        spikes = _directions(int(rng.integers(9, 20)), rng) * rng.uniform(1.5, 2.3, (1, 1))
-        spikes *= rng.uniform(0.8, 1.1, (len(spikes), 1))
-    core = np.append(rng.uniform(-0.25, 0.25, 3), rng.uniform(0.35, 0.6))
-    return PlacedNodule(
-        look=look,
-        radius_mm=look.diameter_mm / 2,
-        stretch=turn @ squeeze @ turn.T,
-        bumps=_directions(count, rng),
-        heights=rng.uniform(0.4, 1.0, count) * tall,
-        spikes=spikes,
-        core=core,
-        centre_mm=np.zeros(3),
-        truth=Nodule((0, 0, 0), look.diameter_mm),
-    )
-
-
-def _choice(shares: dict[str, float], rng: np.random.Generator) -> str:
-    return str(rng.choice(list(shares), p=list(shares.values())))
-
-
-def _directions(count: int, rng: np.random.Generator) -> FloatArray:
-    vectors = rng.standard_normal((count, 3))
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _measured(site: Surroundings, nodule: PlacedNodule) -> PlacedNodule:
-    """Scale the surface until its volume inside the lung is that of the requested diameter."""
-    look = nodule.look
+def _fitted(site: Surroundings, ball: PlacedNodule) -> PlacedNodule:
+    """Scale the surface until its volume inside the lung is that of the wanted diameter."""
+    wanted = ball.truth
     # the surface is cut by the pleura, so volume does not grow with the cube of the radius: a few
     # steps come close enough
-    for _ in range(3):
-        diameter, _centroid = _truth(site, nodule)
-        ratio = min(look.diameter_mm / max(diameter, 1e-3), 1.4)
-        nodule = replace(nodule, radius_mm=nodule.radius_mm * ratio)
-    diameter, centroid = _truth(site, nodule)
-    kind = f"{look.texture} {look.shape} {look.location}"
-    return replace(nodule, truth=Nodule(triple(centroid), diameter, kind))
+    for _ in range(4):
+        # centroid and volume on a fine grid, where points at the surface count in part
+        step = 2 * 1.9 * ball.radius_mm / _FINE_STEPS
+        axis = (np.arange(_FINE_STEPS) + 0.5 - _FINE_STEPS / 2) * step
+        points = ball.centre_mm + np.stack(np.meshgrid(axis, axis, axis), axis=-1)
+        weight = np.clip(ball.depth(site, points) / step + 0.5, 0, 1)
+        found_mm = float(np.cbrt(6 / np.pi * weight.sum()) * step)
+        centre = triple(np.tensordot(weight, points, axes=3) / weight.sum())
+        fitted = replace(ball, truth=Nodule(centre, found_mm, wanted.kind))
+        ball = replace(ball, radius_mm=ball.radius_mm * min(wanted.diameter_mm / found_mm, 1.4))
+    return fitted
 
 
-def _truth(site: Surroundings, nodule: PlacedNodule) -> tuple[float, FloatArray]:
-    """Measure centroid and diameter (sphere of equal volume) on a fine grid of points."""
-    reach = nodule.radius_mm * 1.7
-    step = 2 * reach / _FINE_STEPS
-    axis = (np.arange(_FINE_STEPS) + 0.5) * step - reach
-    offsets = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
-    points = nodule.centre_mm + offsets
-    # points at the surface count by the share of their cell that is inside
-    weight = np.clip(nodule.depth(site, points) / step + 0.5, 0, 1)
-    volume = float(weight.sum()) * step**3
-    centre = np.tensordot(weight, points, axes=3) / max(float(weight.sum()), 1e-9)
-    return float(np.cbrt(6 * volume / np.pi)), np.asarray(centre)
-
-
-def _density_hu(look: Appearance, rng: np.random.Generator) -> tuple[float, float]:
-    """Draw the HU of the nodule and of its core: soft tissue, 7 % calcified, or ground glass."""
-    solid = float(rng.uniform(150, 500) if rng.random() < 0.07 else rng.uniform(10, 70))
-    if look.texture == "solid":
-        return solid, solid
-    glass = float(rng.uniform(-680, -480))
-    return glass, min(solid, 70.0) if look.texture == "part-solid" else glass
-
-
-def _voxels(
-    raster: Raster, nodule: PlacedNodule, reach: float
-) -> tuple[tuple[slice, slice, slice], FloatArray]:
+def _voxels(raster: Raster, nodule: PlacedNodule) -> tuple[tuple[slice, ...], FloatArray]:
     """Find the voxels around a nodule, and their centres ``(z, y, x, 3)`` in the world."""
     spacing, corner = np.asarray(raster.spacing_mm)[::-1], np.asarray(raster.corner_mm)
-    half = nodule.radius_mm * reach + 2
+    half = nodule.radius_mm * 2.2 + 2
     low = np.floor((nodule.centre_mm - half - corner) / spacing).astype(int)
     high = np.ceil((nodule.centre_mm + half - corner) / spacing).astype(int) + 1
     low, high = np.maximum(low, 0), np.minimum(high, raster.shape[::-1])
-    x, y, z = (corner[i] + (np.arange(low[i], high[i]) + 0.5) * spacing[i] for i in range(3))
-    grid = np.meshgrid(z, y, x, indexing="ij")
-    box = (slice(low[2], high[2]), slice(low[1], high[1]), slice(low[0], high[0]))
-    return box, np.stack(grid[::-1], axis=-1)
+    box = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
+    index = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), axis=-1)
+    return box, np.asarray(corner + (index.transpose(2, 1, 0, 3) + 0.5) * spacing)
 
 
-def _raise(hu: FloatArray, cover: FloatArray, target: float) -> None:
-    """Raise a share of each voxel to ``target`` HU where it is lower, in place."""
-    hu += cover * np.maximum(target - hu, 0)
-
-
-def _spicules(
-    raster: Raster, site: Surroundings, nodule: PlacedNodule, points: FloatArray
-) -> FloatArray:
-    """Draw the coverage of fine strands out of the surface; the truth does not include them."""
-    z, y, x = points.shape[:-1]
-    corner = points[0, 0, 0] - np.asarray(raster.spacing_mm)[::-1] / 2
-    local = Raster((z, y, x), raster.spacing_mm, triple(corner))
-    cover = np.zeros(local.shape, dtype=np.uint8)
-    tips = nodule.centre_mm + nodule.spikes * nodule.radius_mm
-    starts = np.broadcast_to(nodule.centre_mm, tips.shape)
-    thick = min(0.35 + nodule.radius_mm * 0.06, 0.9)
-    radii = np.broadcast_to([thick * 1.6, thick * 0.4], (len(tips), 2))
-    if len(tips):
-        stamp_cones(cover, local, np.stack([starts, tips], axis=1), radii)
-    within = site.lattice.sample(site.lungs, points) < 0
-    return np.asarray(cover / 255.0 * within)
+def _lengths(vectors: FloatArray) -> FloatArray:
+    return np.asarray(np.linalg.norm(vectors, axis=-1))

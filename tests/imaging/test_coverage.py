@@ -46,7 +46,8 @@ def test_every_cut_8_mm_or_more_inside_the_lungs_is_told(
     chest: HuArray, end: str, away: int
 ) -> None:
     lungs = find_lungs(chest, SPACING_MM, "chest")
-    lung = np.flatnonzero((lungs.air & (lungs.hu > -930)).sum(axis=(1, 2)) > 9)
+    # of the thin edge behind the diaphragm what is 2.2 cm2 or more
+    lung = np.flatnonzero((lungs.air & (lungs.hu > -930)).sum(axis=(1, 2)) >= 14)
     cell = len(chest) / lungs.air.shape[0]
     if end == "base":
         part = chest[round((lung[0] + away) * cell) :]

@@ -1,7 +1,6 @@
 """Mutated copies of sound slices: the reader answers with a study or a StudyError, only."""
 
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,12 +74,3 @@ def test_mutants_of_volume_files(
     assert read + refused == 300
     assert read > 10
     assert capfd.readouterr().err == ""
-
-
-@pytest.mark.long
-def test_mutants_of_a_real_slice(tmp_path: Path, shared_data: Path) -> None:
-    source = sorted((shared_data / "ct/lidc_slabs/LIDC-IDRI-0003").glob("*.dcm"))[:8]
-    for file in source:
-        shutil.copyfile(file, tmp_path / file.name)
-    mutants = _mutants(source[4].read_bytes(), 200, seed=4)
-    assert sum(_outcomes(tmp_path, tmp_path / source[4].name, mutants)) == 200

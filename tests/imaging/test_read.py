@@ -67,14 +67,6 @@ def test_what_is_left_of_a_transfer_is_not_read(share: float, tmp_path: Path) ->
     assert study.other_series == ("not DICOM, ignored: 005.dcm.part",)
 
 
-def test_error_carries_reason_and_file(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableFile) as caught:
-        read_study(tmp_path / "gone")
-    assert caught.value.file == tmp_path / "gone"
-    assert caught.value.kind == "UnreadableFile"
-    assert caught.value.reason.startswith("does not exist")
-
-
 SCANS = (
     *("qin_lsc_0014", "qin_lsc_0028", "qin_lsc_0049", "qin_lsc_0088", "qin_lung_01_0007"),
     *("cmb_crc_01068", "lungfcp_01_0001"),

@@ -202,11 +202,6 @@ def _in_fragments(syntax: str, table: bool) -> Change:
     return change
 
 
-def _padded_frames(index: int, image: Dataset) -> None:
-    """Whole hospital series are archived so; in one of these, the slices differ in their pads."""
-    set_frames(image, "4.70", [encoded(image, "4.70") + b"\xff\x00\x0a" * index])
-
-
 def _implicit(_index: int, image: Dataset) -> None:
     image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     image.add_new("PixelPaddingValue", "US", 63536)
@@ -232,7 +227,6 @@ FORMS: dict[str, Change] = {
     "unsigned 12 bits with rubbish above": partial(_unsigned, above=0x3000),
     "implicit VR": _implicit,
     "big endian": _big_endian,
-    "frames padded after their end": _padded_frames,
     **{name: _compressed(syntax) for name, syntax in CODECS.items()},
     **{f"{name}, unsigned": _compressed(syntax, _unsigned) for name, syntax in CODECS.items()},
     **{
