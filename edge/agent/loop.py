@@ -17,16 +17,16 @@ from edge.agent.claim import claim, received, resume_claim
 from edge.agent.inbox import Inbox
 from edge.agent.study import UNFINISHED, process_study
 from edge.amend.amender import Amender, RetryBudget
+from edge.amend.persist import persist_in
 from edge.atomic_files import is_transient
 from edge.database import is_damage, require_own_files
 from edge.escalation.client import SecondReader
 from edge.job import Job
 from edge.part import Agent, Part
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.report.model import Report
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
-from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
 from edge.store.steps import Step
 from imaging.errors import is_machine_fault

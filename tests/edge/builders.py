@@ -17,6 +17,7 @@ import numpy as np
 from edge.agent.inbox import Inbox
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
+from edge.amend.persist import persist_in
 from edge.assemble import build_pipeline
 from edge.database import Schema, StepHook
 from edge.decide import Plan, Situation, Thresholds, decide
@@ -28,13 +29,12 @@ from edge.guarantee import Terms
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights
-from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.pipeline import PersistPending, Pipeline, StudyResult, read_and_report
 from edge.report.folder import report_names
 from edge.report.model import Report
 from edge.run import PARTS
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings, load_settings
-from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore

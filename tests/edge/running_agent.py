@@ -25,13 +25,13 @@ from edge.cli.main import app
 from edge.database import StepHook
 from edge.job import Job
 from edge.part import Agent, Panel, Part
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import PersistPending, StudyResult, read_and_report
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from edge.retention import RetentionPart
 from edge.run import ReadStudy, run_agent, site_of
 from edge.settings.core import EdgeSettings
-from edge.store.pending import PendingStep, PersistPending
+from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry

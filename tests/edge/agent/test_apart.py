@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 from edge.agent import join, study
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.queue import queued, requeue
 from edge.run import site_of
-from edge.store.pending import PendingStep, PersistPending
+from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from evaluation.world import settings_in
 from imaging.dicom.arrival import arrived, files_of

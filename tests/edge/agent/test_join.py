@@ -14,8 +14,8 @@ from edge.atomic_files import move
 from edge.audit import Event
 from edge.escalation.client import NoSecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult
-from edge.store.pending import PendingStep, PersistPending
+from edge.pipeline import PersistPending, StudyResult
+from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.trail.records import records_after
 from imaging.dicom.arrival import arrived

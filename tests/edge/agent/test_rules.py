@@ -8,10 +8,9 @@ import pytest
 
 from edge.escalation.client import NoSecondReader, SecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.rules.rule import load_rules
 from edge.rules.selection import selection
-from edge.store.pending import PersistPending
 from imaging.read import read_study
 from tests.edge.builders import SilentCloud, report_in, report_with
 from tests.edge.running_agent import nothing_pending, statuses, work_off

@@ -14,9 +14,8 @@ from pydicom import Dataset, dcmread
 
 from edge.audit import Event
 from edge.job import Job
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.settings.core import EdgeSettings
-from edge.store.pending import PersistPending
 from edge.trail.records import TrailRecord, records_after
 from imaging.dicom.arrival import arrived
 from imaging.dicom.writer import write_series

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.amend.persist import pending_candidates
 from edge.audit import AuditTrail
 from edge.database import WrongStep
 from edge.decide import Plan
@@ -14,7 +15,7 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.merge import merge
 from edge.selection import SELECTION_POLICY
-from edge.store.pending import PendingRead, PendingStep, PendingStore, pending_candidates
+from edge.store.pending import PendingRead, PendingStep, PendingStore
 from imaging.volume import Geometry
 from protos.messages import Roi, Verdict
 from tests.edge.builders import THRESHOLDS, WEIGHTS, open_store, plan_of

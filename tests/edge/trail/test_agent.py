@@ -14,12 +14,11 @@ from edge.audit import Event
 from edge.cli.main import app
 from edge.folders import RECEIVED
 from edge.job import Job
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.queue import requeue
 from edge.report.model import Report
 from edge.report.write import write_report
 from edge.run import site_of
-from edge.store.pending import PersistPending
 from edge.store.steps import Step
 from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import Verified, verify
