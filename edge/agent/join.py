@@ -23,6 +23,7 @@ import structlog
 
 from edge.access import close_files, make_folder
 from edge.agent.claim import free_report_names, received, sampled
+from edge.amend.persist import follow
 from edge.atomic_files import move, remove, sync_folder
 from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
@@ -226,7 +227,7 @@ def refer(key: str, out: Path, text: str, kind: ChangeKind, store: StudyStore) -
     """Name images that are not read in the report that is out, and in what may amend it."""
     refer_to(out, key, text, kind)
     if store.pending.has(key):
-        store.pending.follow(key, read_report(out / "report.json"))
+        follow(store.pending, key, read_report(out / "report.json"))
 
 
 def set_apart(record: Record, why: Rejection, folders: AgentFolders, store: StudyStore) -> None:

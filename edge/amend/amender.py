@@ -22,6 +22,8 @@ from typing import Self
 
 import structlog
 
+from edge.amend.amendment import AmendmentContext, amend_report
+from edge.amend.persist import answers_of, unpacked, verdict_rows
 from edge.atomic_files import is_transient
 from edge.errors import EdgeError
 from edge.escalation.client import SecondReader
@@ -32,14 +34,13 @@ from edge.report.pictures import picture_note, redraw
 from edge.report.serialize import report_facts
 from edge.report.write import version_in, write_version
 from edge.settings.core import EdgeSettings
-from edge.store.amendment import amend_report
 from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from process import tracing
 from process.backoff import Jitter, doubled, pause_s
 from protos.deadline import Deadline
-from protos.messages import Priority
+from protos.messages import Priority, Roi
 
 MAX_LINK_PAUSE_S = 300.0
 MAX_REFUSAL_PAUSE_S = 3600.0
@@ -267,14 +268,16 @@ class Amender:
         Those of priorities ``below`` this one are sent.
         """
         key, is_first = read.study_key, read.step is PendingStep.PENDING
-        read = self._pending.count_attempt(read)
+        # counted before it begins, in case it kills the process
+        read = self._pending.advance(read, PendingStep.RETRYING, attempts=read.attempts + 1)
         # While the breaker is half-open, one ROI is enough as a probe.
         max_rois = 1 if self._second.estimate().probing else self._budget.max_rois
-        rois = self._pending.rois(key, below)[:max_rois]
+        rois = [unpacked(data) for data in self._pending.rois(key, below)[:max_rois]]
         limit_s = self._budget.budget_s(self._backoff.failed_in_a_row)
         priority = Priority.ROUTINE
         if read.undecided:
-            priority = self._pending.context(key).report.rule.priority
+            context = AmendmentContext.from_bytes(self._pending.context(key))
+            priority = context.report.rule.priority
         deadline = Deadline.after(limit_s, self._clock)
         with tracing.study(key), tracing.span("amend", retry=read.attempts, rois=len(rois)) as span:
             answers = self._second.read_rois(rois, deadline, key, priority)
@@ -283,7 +286,10 @@ class Amender:
         # the pause depends on who is to blame: this study, or the link.
         if answers.verdicts:
             self._backoff.answered()
-            read = self._pending.add_verdicts(read, answers)
+            rows, reason = verdict_rows(answers), answers.reason
+            read = self._pending.advance(
+                read, PendingStep.AMENDING, verdicts=rows, reason=reason, attempts=0
+            )
             now_s = self._clock()
             _, before_s = self._due_s.get(key, (now_s, now_s))
             latest_s = now_s + MAX_WAIT_S if is_first else before_s
@@ -298,21 +304,23 @@ class Amender:
         log.info("retry failed", study_key=key, attempts=read.attempts, reason=answers.reason)
 
     def _give_up(self, reason: str, read: PendingRead) -> None:
-        self._write(self._pending.give_up(read, reason))
+        self._write(self._pending.advance(read, PendingStep.AMENDING, reason=reason, gives_up=True))
 
     def _give_up_characterizations(self, read: PendingRead) -> None:
-        self._write(self._pending.give_up_characterizations(read))
+        self._write(self._pending.advance(read, PendingStep.AMENDING, below=CHARACTERIZATION))
 
     def _write(self, read: PendingRead) -> None:
         """Write the next version of the report of a read at AMENDING, unless it is out already."""
         key, pending = read.study_key, self._pending
-        context, out = pending.context(key), self._outbox / self._store.get(key).report_name
+        context = AmendmentContext.from_bytes(pending.context(key))
+        out = self._outbox / self._store.get(key).report_name
+        open_rois = pending.open_rois(key)
         report = amend_report(
             context,
-            pending.answers(key, read.version),
-            pending.answers(key, read.version + 1),
+            answers_of(pending.verdicts(key, read.version), read.reason),
+            answers_of(pending.verdicts(key, read.version + 1), read.reason),
             created=self._now().isoformat(timespec="seconds"),
-            open_rois=pending.open_rois(read),
+            open_rois=open_rois,
             gives_up=read.gives_up,
         )
         # A database that is older than the reports, such as an old backup, overwrites no version.
@@ -322,19 +330,29 @@ class Amender:
         if version_in(out, key) != report.version:
             if not take_folder(out, key):  # somebody removed it, or another agent took the name
                 raise ForeignReport(f"{out} belongs to another study: move it elsewhere")
-            pictures = redraw(report, context.plan, lambda roi_id: pending.roi(key, roi_id), out)
+            pictures = redraw(report, context.plan, partial(self._roi, key), out)
             report = replace(report, picture_note=picture_note(report, pictures))
             outlines = outlines_file(report.listed, context.geometry)
             write_version(report, pictures, out, {OUTLINES: outlines})
-        facts, context = report_facts(report), replace(context, report=report)
         self._due_s.pop(key, None)
-        if pending.version_written(read, context, facts) is PendingStep.CLOSED:
+        if is_last := read.gives_up or not open_rois:
             self._backoff.forget(key)
+        pending.advance(
+            read,
+            PendingStep.CLOSED if is_last else PendingStep.PENDING,
+            facts=report_facts(report),
+            exported=report.version,
+            context=replace(context, report=report).to_bytes(),
+        )
         if self._on_amended is not None:
             self._on_amended(report)
         log.info(
             "report amended", study_key=key, version=report.version, status=report.status.value
         )
+
+    def _roi(self, key: str, roi_id: int) -> Roi | None:
+        data = self._pending.roi(key, roi_id)
+        return None if data is None else unpacked(data)
 
     def _attempt(self, read: PendingRead, action: Callable[[PendingRead], None]) -> bool:
         """Run the action; suspend the read if it fails for a lasting reason, for the others' sake.
