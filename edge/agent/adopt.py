@@ -25,6 +25,7 @@ from edge.job import KEY_CHARACTERS
 from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind
 from edge.report.write import exported_versions, give_up_report, version_in
+from edge.store.later_parts import LaterPart
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from imaging.dicom.arrival import arrived
@@ -170,7 +171,7 @@ def _adopt_later_parts(key: str, study: Path, out: Path, store: StudyStore) -> N
     version = max(1, version_in(out, key)) + 1
     for part in parts[reported:]:
         images = sum(1 for _ in arrived(part))
-        store.parts.put(part.name.removeprefix("part-"), key, version, images)
+        store.parts.put(part.name.removeprefix("part-"), LaterPart(key, images, version))
 
 
 def _reason(path: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ later part, which is set apart: its images go to quarantine, and the report name
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -30,10 +30,10 @@ from edge.report.folder import release_folder
 from edge.report.model import ChangeKind, Rejection
 from edge.report.serialize import read_report
 from edge.report.write import refer_to, version_in
-from edge.store.later_parts import uid_line
+from edge.store.later_parts import LaterPart, uid_line
 from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
+from edge.store.studies import Change, StudyStore
 from imaging.dicom.arrival import Arrived, arrived, files_of, is_same_image, look
 
 RESENT_S = 600.0
@@ -173,26 +173,30 @@ def _refusal(study: Record, folders: AgentFolders) -> Rejection | None:
     return None if refusal.internal else refusal
 
 
-def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | None:
-    """Move a later part to its study; return the study, which is to be read again.
+def columns_of(refusal: Rejection) -> dict[str, str]:
+    """Return the columns of a study that say why it was refused."""
+    return {"kind": refusal.kind, "reason": refusal.reason, "file": refusal.file}
+
+
+def join(record: Record, folders: AgentFolders, store: StudyStore) -> LaterPart:
+    """Move a later part to its study; return it with the version that will have its images.
 
     Images that the study has already stay apart, in ``done``. If it has all of them, its report
-    stands, and None is returned.
+    stands.
 
     Raises:
         OSError: files cannot be moved; call again.
     """
-    study_key, new_images = store.parts.part(record.id)
-    study = store.get(study_key)
+    part = store.parts.part(record.id)
+    study = store.get(part.study_key)
     home, own = folders.work / study.id, folders.work / record.id
     close_files(own)
-    if not new_images:
+    if not part.images:
         if own.exists():
             move(own, folders.done / record.id)
         release_folder(folders.outbox / record.report_name, record.id)
         log.warning("study received again unchanged", study_key=record.id, study=study.id)
-        store.finish_repetition(record.id)
-        return None
+        return part
     # the study comes back from where it was put away
     for source in (folders.done / study.id, folders.quarantine / study.id / "study"):
         if source.exists():
@@ -220,7 +224,7 @@ def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | N
     version = max(1, version_in(folders.outbox / study.report_name, study.id)) + 1
     images = sum(1 for _ in arrived(target))
     log.info("more images of a study arrived", study_key=study.id, part=record.id, images=images)
-    return store.finish_join(record.id, version, images)
+    return replace(part, version=version, images=images)
 
 
 def refer(key: str, out: Path, text: str, kind: ChangeKind, store: StudyStore) -> None:
@@ -245,8 +249,9 @@ def set_apart(record: Record, why: Rejection, folders: AgentFolders, store: Stud
         )
         note = f"{said} ({why.kind}, {Path(why.file).name}: {why.reason})"
         reason = f"later images of {record.name} ({record.id}), whose report stands: {why.reason}"
-        columns = {"kind": why.kind, "reason": reason, "file": why.file}
-        store.set_apart(key, images, columns, note)
+        part = LaterPart(record.id, images, note=note)
+        change = Change(columns_of(replace(why, reason=reason)), {"kind": why.kind}, part=part)
+        store.advance(key, Step.QUARANTINING, change)
         log.warning("later images set apart", study_key=record.id, part=key, kind=why.kind)
 
 

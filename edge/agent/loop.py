@@ -7,6 +7,7 @@ so that a start after a crash and the end of a full disk need no code of their o
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from threading import Event
 
@@ -15,7 +16,7 @@ import structlog
 from edge.agent.adopt import adopt, release_unused, reports_by_study, settle, strays
 from edge.agent.claim import claim, received, resume_claim
 from edge.agent.inbox import Inbox
-from edge.agent.study import UNFINISHED, process_study
+from edge.agent.study import UNFINISHED, Work, process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.amend.persist import persist_in
 from edge.atomic_files import is_transient
@@ -67,14 +68,13 @@ class MainLoop:
             store, self._folders.outbox, second, budget, on_amended=amended, clock=clock
         )
         persist = persist_in(store.pending)
-        self._process = partial(
-            process_study,
-            folders=self._folders,
-            store=store,
-            read=lambda job: read(job, persist),
-            deadline_s=settings.deadline_s,
-            on_report=self._on_report,
-            clock=clock,
+        self._work = Work(
+            self._folders,
+            store,
+            lambda job: read(job, persist),
+            settings.deadline_s,
+            self._on_report,
+            clock,
         )
         self._priority_of = priority_of(rules, Priority(settings.priority))
         self._priorities = dict[str, Priority]()
@@ -135,7 +135,8 @@ class MainLoop:
         for record in waiting[:1]:
             self._current = record
             since_s = self._since_s.get(record.id, self._start_s)
-            if self._attempt(record.id, partial(self._process, record, since_s)):
+            work = replace(self._work, since_s=since_s)
+            if self._attempt(record.id, partial(process_study, record, work)):
                 self._since_s.pop(record.id, None)
         self._in_a_row = self._in_a_row + 1 if waiting else 0
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edge.agent.inbox import Inbox
-from edge.agent.study import process_study
+from edge.agent.study import Work, process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.amend.persist import persist_in
 from edge.assemble import build_pipeline
@@ -362,7 +362,7 @@ class Site:
             persist = persist_in(self.store.pending)
             return read_and_report(replace(pipeline, persist_pending=persist), job)
 
-        process_study(record, None, self.places, self.store, read, 60.0, [].append)
+        process_study(record, Work(self.places, self.store, read, 60.0, [].append))
         return self.store.get(record.id)
 
     def turns(self, after_s: float = 0.0) -> None:
