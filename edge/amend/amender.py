@@ -22,17 +22,13 @@ from typing import Self
 
 import structlog
 
-from edge.amend.amendment import AmendmentContext, amend_report
-from edge.amend.persist import answers_of, unpacked, verdict_rows
+from edge.amend.amendment import AmendmentContext
+from edge.amend.persist import unpacked, verdict_rows
+from edge.amend.version import STAGES, composed
 from edge.atomic_files import is_transient
-from edge.errors import EdgeError
 from edge.escalation.client import SecondReader
-from edge.report.evidence import OUTLINES, outlines_file
-from edge.report.folder import take_folder
 from edge.report.model import Report
-from edge.report.pictures import picture_note, redraw
 from edge.report.serialize import report_facts
-from edge.report.write import version_in, write_version
 from edge.settings.core import EdgeSettings
 from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
 from edge.store.steps import Step
@@ -40,7 +36,7 @@ from edge.store.studies import StudyStore
 from process import tracing
 from process.backoff import Jitter, doubled, pause_s
 from protos.deadline import Deadline
-from protos.messages import Priority, Roi
+from protos.messages import Priority
 
 MAX_LINK_PAUSE_S = 300.0
 MAX_REFUSAL_PAUSE_S = 3600.0
@@ -152,10 +148,6 @@ class RetryBudget:
         return doubled(self.first_s, self.longest_s, failed_in_a_row)
 
 
-class ForeignReport(EdgeError):
-    """The folder in the outbox holds the report of another study."""
-
-
 class Amender:
     """Retry the pending reads of one store, and amend their reports in the outbox.
 
@@ -262,11 +254,8 @@ class Amender:
         is_due = self._clock() >= min(self._due_s.get(read.study_key, (-inf,)))
         return is_due or read.gives_up or not (read.undecided or read.uncharacterized)
 
-    def _retry(self, below: float, read: PendingRead) -> None:
-        """Send ROIs of one study again; write a new version if the last verdict comes.
-
-        Those of priorities ``below`` this one are sent.
-        """
+    def _retry(self, below: float, read: PendingRead) -> PendingRead:
+        """Send ROIs of one study again, those ``below``; -> AMENDING where verdicts come."""
         key, is_first = read.study_key, read.step is PendingStep.PENDING
         # counted before it begins, in case it kills the process
         read = self._pending.advance(read, PendingStep.RETRYING, attempts=read.attempts + 1)
@@ -294,73 +283,56 @@ class Amender:
             _, before_s = self._due_s.get(key, (now_s, now_s))
             latest_s = now_s + MAX_WAIT_S if is_first else before_s
             self._due_s[key] = now_s + QUIET_S, latest_s
-            if self._is_ready(read):
-                self._write(read)
-            return
+            return read
         if answers.refused:
             self._backoff.refused(key, read.attempts)
         else:
             self._backoff.no_response()
         log.info("retry failed", study_key=key, attempts=read.attempts, reason=answers.reason)
+        return read
 
-    def _give_up(self, reason: str, read: PendingRead) -> None:
-        self._write(self._pending.advance(read, PendingStep.AMENDING, reason=reason, gives_up=True))
+    def _give_up(self, reason: str, read: PendingRead) -> PendingRead:
+        """Stop retrying; -> AMENDING, whose last version gives the reason."""
+        return self._pending.advance(read, PendingStep.AMENDING, reason=reason, gives_up=True)
 
-    def _give_up_characterizations(self, read: PendingRead) -> None:
-        self._write(self._pending.advance(read, PendingStep.AMENDING, below=CHARACTERIZATION))
+    def _give_up_characterizations(self, read: PendingRead) -> PendingRead:
+        """Delete the ROIs to characterize; -> AMENDING, at once, and the others stay pending."""
+        self._due_s.pop(read.study_key, None)
+        return self._pending.advance(read, PendingStep.AMENDING, below=CHARACTERIZATION)
 
-    def _write(self, read: PendingRead) -> None:
-        """Write the next version of the report of a read at AMENDING, unless it is out already."""
-        key, pending = read.study_key, self._pending
-        context = AmendmentContext.from_bytes(pending.context(key))
+    def _write(self, read: PendingRead) -> PendingRead:
+        """Write the next version of the report of a read at AMENDING; -> PENDING, or CLOSED."""
+        key = read.study_key
         out = self._outbox / self._store.get(key).report_name
-        open_rois = pending.open_rois(key)
-        report = amend_report(
-            context,
-            answers_of(pending.verdicts(key, read.version), read.reason),
-            answers_of(pending.verdicts(key, read.version + 1), read.reason),
-            created=self._now().isoformat(timespec="seconds"),
-            open_rois=open_rois,
-            gives_up=read.gives_up,
-        )
-        # A database that is older than the reports, such as an old backup, overwrites no version.
-        if (newest := version_in(out, key)) > report.version:
-            report = replace(report, version=newest + 1)
-        # After a crash the version may be complete in the outbox; then only the step is missing.
-        if version_in(out, key) != report.version:
-            if not take_folder(out, key):  # somebody removed it, or another agent took the name
-                raise ForeignReport(f"{out} belongs to another study: move it elsewhere")
-            pictures = redraw(report, context.plan, partial(self._roi, key), out)
-            report = replace(report, picture_note=picture_note(report, pictures))
-            outlines = outlines_file(report.listed, context.geometry)
-            write_version(report, pictures, out, {OUTLINES: outlines})
+        created = self._now().isoformat(timespec="seconds")
+        version = composed(self._pending, read, out, created)
+        for stage in STAGES:
+            version = stage(version)
         self._due_s.pop(key, None)
-        if is_last := read.gives_up or not open_rois:
+        report, step = version.report, PendingStep.PENDING
+        if version.is_last:
             self._backoff.forget(key)
-        pending.advance(
-            read,
-            PendingStep.CLOSED if is_last else PendingStep.PENDING,
-            facts=report_facts(report),
-            exported=report.version,
-            context=replace(context, report=report).to_bytes(),
-        )
+            step = PendingStep.CLOSED
+        context = replace(version.context, report=report).to_bytes()
+        facts, exported = report_facts(report), report.version
+        read = self._pending.advance(read, step, facts=facts, exported=exported, context=context)
         if self._on_amended is not None:
             self._on_amended(report)
         log.info(
             "report amended", study_key=key, version=report.version, status=report.status.value
         )
+        return read
 
-    def _roi(self, key: str, roi_id: int) -> Roi | None:
-        data = self._pending.roi(key, roi_id)
-        return None if data is None else unpacked(data)
+    def _attempt(self, read: PendingRead, action: Callable[[PendingRead], PendingRead]) -> bool:
+        """Run the action, and write the version that is ready after it.
 
-    def _attempt(self, read: PendingRead, action: Callable[[PendingRead], None]) -> bool:
-        """Run the action; suspend the read if it fails for a lasting reason, for the others' sake.
-
-        A transient error is raised: it would hit the others as well.
+        If that fails for a lasting reason, the read is suspended, for the others' sake. A transient
+        error is raised: it would hit the others as well.
         """
         try:
-            action(read)
+            read = action(read)
+            if self._is_ready(read):
+                self._write(read)
         except Exception as error:  # whatever it is, it must not stop the other reads
             if is_transient(error) or isinstance(error, sqlite3.OperationalError):
                 raise
