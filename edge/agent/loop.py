@@ -84,10 +84,8 @@ class MainLoop:
         self._start_s, self._since_s = clock(), dict[str, float]()
         self._suspended: set[str] = set()
         self._retry_at: dict[str, tuple[float, int]] = {}  # until when, and how many so far
-        self._uncounted: set[str] = set()
         self._current: Record | None = None
         self._next: Record | None = None
-        self._interrupted = False
         self._in_a_row = 0
         self._adopted = False
         self._trail_error = ""
@@ -124,7 +122,7 @@ class MainLoop:
         """
         if not self._adopted:
             self._attempt("adoption", self._adopt, field="task")
-        self._take_attempts_back()
+        self._take_attempt_back()
         full, held = self._claim()
         unfinished = self._store.at(*UNFINISHED)
         waiting = self._by_priority([r for r in unfinished if not self._is_held(r.id)])
@@ -272,8 +270,7 @@ class MainLoop:
             else:
                 log.exception("suspended until the next start", **{field: key})
                 self._suspended.add(key)
-            self._uncounted |= {key} & self._being_read()
-            self._take_attempts_back()
+            self._take_attempt_back()
             return False
         self._retry_at.pop(key, None)
         return True
@@ -293,36 +290,23 @@ class MainLoop:
         """Wait for a transient error to pass; it is not counted against the current study."""
         pause_s = self._site.pause_s
         log.error("cannot write, pausing", error=str(error), pause_s=pause_s)
-        self._interrupted = True
         with suppress(sqlite3.OperationalError):  # the next pass tries again
-            self._take_attempts_back()
+            self._take_attempt_back()
         with suppress(OSError, sqlite3.OperationalError):  # it may make room
             while any(part.make_room() for part in self._agent.parts):
                 pass
         self._stop.wait(pause_s)
 
-    def _being_read(self) -> set[str]:
-        """Return the current study, if this process began its attempt.
+    def _take_attempt_back(self) -> None:
+        """Do not count the attempt of the current study, if this process began it and it failed.
 
-        An attempt from before a crash still counts.
+        Between passes nothing is being read. An attempt from before a crash still counts.
         """
-        before = self._current
-        if before is None or not self._store.has(before.id):  # its row may be deleted by now
-            return set()
-        now = self._store.get(before.id)
-        return {now.id} if now.step is Step.READING and now.attempts > before.attempts else set()
-
-    def _take_attempts_back(self) -> None:
-        """Do not count attempts that were interrupted; the database may not be writable now.
-
-        Between passes nothing is being read, except what a pause has interrupted.
-        """
-        if self._interrupted:
-            self._uncounted |= self._being_read()
-            self._interrupted = False
-        for key in sorted(self._uncounted):
-            self._store.advance(key, Step.CLAIMED)
-            self._uncounted.discard(key)
+        if (before := self._current) is not None:
+            for now in self._store.at(Step.READING):
+                if now.id == before.id and now.attempts > before.attempts:
+                    self._store.advance(now.id, Step.CLAIMED)
+            self._current = None
 
     def _on_report(self, report: Report) -> None:
         self._telemetry.count_report(report)

@@ -22,11 +22,12 @@ from edge.agent.trace import record_trace
 from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
 from edge.folders import AgentFolders
+from edge.guarantee import UNREAD
 from edge.job import Job
 from edge.pipeline import StudyResult
-from edge.report.compose import completed, more_images
+from edge.report.compose import Provenance, compose_rejection
 from edge.report.evidence import SOURCE, evidence_files
-from edge.report.model import ChangeKind, Rejection, Report, Status
+from edge.report.model import ChangeKind, Rejection, Report
 from edge.report.serialize import NotAReport, read_report, report_in
 from edge.report.write import (
     exported_versions,
@@ -42,7 +43,6 @@ from edge.store.studies import NOT_REFUSED, Change, StudyStore
 from imaging.dicom.arrival import arrived
 from imaging.dicom.study import refused_study
 from imaging.errors import is_machine_fault
-from imaging.volume import StudyHeader
 
 MAX_ATTEMPTS = 3
 """Attempts that may end with the process before the study is rejected."""
@@ -100,14 +100,10 @@ def _begin(record: Record, work: Work) -> Record:
     """
     if record.attempts:
         return work.store.advance(record.id, Step.READING)
-    refused = NOT_REFUSED
-    if (earlier := earlier_study(record, work.folders, work.store)) is not None:
-        if (refusal := earlier.refusal) is None:
-            part = LaterPart(earlier.study.id, earlier.new_images)
-            return work.store.advance(record.id, Step.JOINING, Change(part=part))
-        said = {"study_key": record.id, "refused": earlier.study.id, "kind": refusal.kind}
-        log.warning("study received again unchanged, its refusal stands", **said)
-        refused = columns_of(refusal)
+    earlier = earlier_study(record, work.folders, work.store)
+    if isinstance(earlier, LaterPart):
+        return work.store.advance(record.id, Step.JOINING, Change(part=earlier))
+    refused = columns_of(earlier) if earlier else NOT_REFUSED
     return work.store.advance(record.id, Step.READING, Change(refused))
 
 
@@ -122,9 +118,10 @@ def _read(record: Record, work: Work) -> Record:
     """Have the report of a study written, unless an earlier attempt has ended right after it."""
     work.began_s = time.time()
     record = hold_report_folder(record, work.folders, work.store)
-    parts = work.store.parts.later_parts(record.id), work.store.parts.notes(record.id)
+    parts, notes = work.store.parts.later_parts(record.id), work.store.parts.notes(record.id)
+    more_images = tuple((part.version, part.images) for part in parts.values())
     source, out = work.folders.work / record.id / record.name, _out(record, work)
-    job = Job(source, out, record.id, work.since_s, *parts)
+    job = Job(source, out, record.id, work.since_s, more_images, notes)
     if _standing(out, record.id, job.version):
         return record
     # a next version is written beside the study: the report that is out stays until then
@@ -222,21 +219,9 @@ def _report(record: Record, job: Job, work: Work) -> Report:
             work.details = traceback.format_exc()
             rejection = Rejection("InternalError", repr(error), job.source.name, internal=True)
     study = refused_study(job.source)
-    report = Report(
-        study_key=job.study_key,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        source=job.source,
-        deadline_s=deadline_s,
-        version=job.version,
-        changes=more_images(job),
-        header=study.header if study else StudyHeader(),
-        other_series=job.notes,
-        ledger=tuple(ledger),
-        second_reading_reason="the study was not read",
-        status=Status.REJECTED,
-        rejection=rejection,
-    )
-    report = completed(report)
+    provenance = Provenance("", UNREAD, deadline_s, lambda: datetime.now(UTC))
+    report = compose_rejection(provenance, job, study, rejection, tuple(ledger))
+    report = replace(report, models={})  # none has read it
     # where the refusal stands, the targets have been told
     headers = study.headers() if study and study.headers and not record.kind else b""
     write_report(report, {}, job.out, {SOURCE: headers})

@@ -29,7 +29,7 @@ from edge.atomic_files import is_transient
 from edge.escalation.client import SecondReader
 from edge.report.model import Report
 from edge.report.serialize import report_facts
-from edge.settings.core import EdgeSettings
+from edge.settings.core import MB, EdgeSettings
 from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -50,7 +50,6 @@ QUIET_S, MAX_WAIT_S = 60.0, 300.0
 """A version is written though verdicts are missing when no verdict has come for ``QUIET_S``, and
 ``MAX_WAIT_S`` after its first one. Each version is a set of objects in the archive."""
 DAY_S = 86_400.0
-MB = 1_000_000
 
 
 log = structlog.get_logger()

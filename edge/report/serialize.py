@@ -8,6 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from enum import Enum
 from functools import cache
@@ -235,6 +236,19 @@ def read_report(file: Path) -> Report:
         raise NotAReport(f"{file.name} is damaged: {type(error).__name__}") from None
     except NotAReport as error:
         raise NotAReport(f"{file.name}: {error}") from None
+
+
+def own_report(file: Path, study_key: str) -> Report | None:
+    """Return this study's report in a file; None if it is missing, damaged, or of another study.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with suppress(FileNotFoundError, NotAReport):
+        report = read_report(file)
+        if report.study_key == study_key:
+            return report
+    return None
 
 
 def report_from_dict(values: object) -> Report:

@@ -110,16 +110,8 @@ class PartStore:
         """Return the keys of all later parts."""
         return {row["part_key"] for row in self._database.execute("SELECT part_key FROM parts")}
 
-    def joined_after(self, study_key: str, version: int) -> dict[str, int]:
-        """Return key and images of the parts that a later version than this one has."""
-        query = "SELECT part_key, images FROM parts WHERE study_key = ? AND version > ?"
-        return dict(map(tuple, self._database.execute(query, (study_key, version))))
-
-    def later_parts(self, study_key: str) -> tuple[tuple[int, int], ...]:
-        """Return version and images of the later parts that have joined a study, in their order."""
-        rows = self._database.execute(
-            "SELECT version, images FROM parts WHERE study_key = ? AND version > 0"
-            " ORDER BY version",
-            (study_key,),
-        )
-        return tuple((row["version"], row["images"]) for row in rows)
+    def later_parts(self, study_key: str) -> dict[str, LaterPart]:
+        """Return by key the parts that have joined a study, in the order of their versions."""
+        query = "SELECT part_key FROM parts WHERE study_key = ? AND version > 0 ORDER BY version"
+        rows = self._database.execute(query, (study_key,)).fetchall()
+        return {row["part_key"]: self.part(row["part_key"]) for row in rows}

@@ -142,7 +142,7 @@ class PendingStore:
         database: sqlite3.Connection,
         on_step: StepHook,
         trail: AuditTrail,
-        export: Callable[[str, Iterable[int]], None] = lambda _key, _versions: None,
+        export: Callable[[str, Iterable[int]], None],
     ) -> None:
         self._database, self._durable = database, partial(durable, database, on_step)
         self._trail, self._export = trail, export

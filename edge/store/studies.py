@@ -7,12 +7,11 @@ done with a study is recorded in the audit trail, in the transaction of its step
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from edge.audit import Event
@@ -146,8 +145,7 @@ class StudyStore:
         The first of ``report_names`` that is free becomes its folder in the outbox.
         """
         self._on_step(Step.CLAIMING, False)
-        row = {"members": json.dumps(members)}
-        record = self._insert(new_study_key(), Step.CLAIMING, report_names, row)
+        record = self._insert(new_study_key(), Step.CLAIMING, members, report_names)
         if record is not None:
             self._on_step(Step.CLAIMING, True)
         return record
@@ -158,45 +156,29 @@ class StudyStore:
         step: Step,
         members: tuple[str, ...],
         report_names: Iterator[str],
-        reason: Mapping[str, str],
-        versions: Iterable[int] = (),
+        change: Change = NO_CHANGE,
     ) -> Record | None:
         """Insert a study that lies in the folders without a row, at this step.
 
-        ``reason`` says why it was quarantined. ``versions`` of its report are out, and are exported
-        again. Return None while another study of the same name is being claimed.
+        Return None while another study of the same name is being claimed.
         """
-
-        def also() -> None:
-            facts = {"step": step.value, "name": members[0]}
-            self.trail.record(Event.ADOPTED, study_key=key, **facts)
-            self._reported(key, versions)
-
-        row = {"members": json.dumps(members), **reason}
-        return self._insert(key, step, report_names, row, also)
+        return self._insert(key, step, members, report_names, change)
 
     def has(self, key: str) -> bool:
         """Return whether there is a record of this study."""
         query = "SELECT 1 FROM studies WHERE id = ?"
         return self.database.execute(query, (key,)).fetchone() is not None
 
-    def settle(
-        self,
-        key: str,
-        step: Step,
-        reason: Mapping[str, str] = MappingProxyType({}),
-        versions: Iterable[int] = (),
-    ) -> None:
+    def settle(self, key: str, step: Step, change: Change) -> None:
         """Set a study to the step at which its files are, whatever step it was at.
 
-        ``reason`` says why it was quarantined. A pending read that was saved is published, and
-        ``versions`` of its report are exported.
+        A pending read that was saved is published.
         """
         with transaction(self.database):
-            self._set(key, step, {**NOT_REFUSED, **reason})
+            self._set(key, step, {**NOT_REFUSED, **change.columns})
             self.pending.publish(key)
             self.trail.record(Event.ADOPTED, study_key=key, step=step.value)
-            self._reported(key, versions)
+            self._reported(key, change.versions)
 
     def keys(self) -> set[str]:
         """Return the keys of all studies."""
@@ -337,25 +319,28 @@ class StudyStore:
         self,
         key: str,
         step: Step,
+        members: tuple[str, ...],
         report_names: Iterator[str],
-        values: Mapping[str, str],
-        also: Callable[[], None] = lambda: None,
+        adopted: Change | None = None,
     ) -> Record | None:
         """Insert a study; return None while another of the same name is being claimed."""
         try:
             with transaction(self.database):
                 row = {
                     "id": key,
-                    "step": step.value,
+                    "members": json.dumps(members),
                     "report_name": self._first_free(report_names),
+                    "step": step.value,
                     "created": _now(),
                     "updated": _now(),
-                    **values,
+                    **(adopted.columns if adopted else {}),
                 }
-                columns, marks = ", ".join(row), _marks(row)
-                query = f"INSERT INTO studies ({columns}) VALUES ({marks})"
+                query = f"INSERT INTO studies ({', '.join(row)}) VALUES ({_marks(row)})"
                 self.database.execute(query, [*row.values()])
-                also()
+                if adopted:
+                    facts = {"step": step.value, "name": members[0]}
+                    self.trail.record(Event.ADOPTED, study_key=key, **facts)
+                    self._reported(key, adopted.versions)
         except sqlite3.IntegrityError:
             return None
         return self.get(key)
@@ -363,11 +348,8 @@ class StudyStore:
     def _set(self, key: str, step: Step, changes: Mapping[str, object]) -> None:
         """Set step and other columns of a study; part of an open transaction."""
         row = {**changes, "step": step.value, "updated": _now()}
-        row |= {
-            n: v.encode("utf-8", "replace").decode()
-            for n, v in changes.items()
-            if isinstance(v, str)
-        }
+        for name in changes.keys() & NOT_REFUSED.keys():  # the name of a file may be no UTF-8
+            row[name] = str(row[name]).encode("utf-8", "replace").decode()
         columns = ", ".join(f"{column} = ?" for column in row)
         self.database.execute(f"UPDATE studies SET {columns} WHERE id = ?", [*row.values(), key])
 
