@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from edge.access import make_folder, user_name, walk
-from edge.agent.inbox import CompleteStudy
+from edge.agent.inbox import InboxEntry
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.folders import DONE, RECEIVED, AgentFolders
 from edge.report.folder import release_folder, report_names, take_folder
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 def claim(
-    study: CompleteStudy,
+    study: InboxEntry,
     folders: AgentFolders,
     store: StudyStore,
     on_claim: Callable[[str, float], None],

@@ -1,5 +1,4 @@
 import sqlite3
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -81,18 +80,6 @@ def test_rows_that_a_deleted_pending_read_left_behind_keep_no_study_from_being_s
     sql(database, "DELETE FROM pending")  # foreign keys are off
     pending_read(pending, answers)
     assert pending.open_rois("k1") == (2, 1)
-
-
-def test_a_damaged_roi_is_compressed_once_and_stays_damaged(
-    pending: PendingStore, database: Path
-) -> None:
-    pending_read(pending)
-    sql(database, "UPDATE pending_rois SET roi = x'00' WHERE roi_id = 2")
-    assert [pending.compress_one() for _ in range(3)] == [True, True, False]
-    first, second = pending.rois("k1")
-    with pytest.raises(zlib.error):
-        unpacked(first)
-    assert unpacked(second).roi_id == 1
 
 
 def test_what_is_not_published_does_not_count_and_is_replaced(pending: PendingStore) -> None:
