@@ -4,6 +4,7 @@ Nothing that matters is only in memory. Every pass begins with the unfinished ro
 so that a start after a crash and the end of a full disk need no code of their own.
 """
 
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -82,8 +83,7 @@ class MainLoop:
         # A study that an earlier process claimed has its budget from now on: the clock of that
         # process is not known here.
         self._start_s, self._since_s = clock(), dict[str, float]()
-        self._suspended: set[str] = set()
-        self._retry_at: dict[str, tuple[float, int]] = {}  # until when, and how many so far
+        self._retry_at: dict[str, tuple[float, int]] = {}  # until when; failures so far
         self._current: Record | None = None
         self._next: Record | None = None
         self._in_a_row = 0
@@ -269,7 +269,7 @@ class MainLoop:
                 log.error("fault of the machine, the study waits", **values)
             else:
                 log.exception("suspended until the next start", **{field: key})
-                self._suspended.add(key)
+                self._retry_at[key] = math.inf, 0
             self._take_attempt_back()
             return False
         self._retry_at.pop(key, None)
@@ -284,7 +284,7 @@ class MainLoop:
 
     def _is_held(self, key: str) -> bool:
         """Return whether a study is suspended, or waits after a fault of the machine."""
-        return key in self._suspended or self._clock() < self._retry_at.get(key, (0.0, 0))[0]
+        return self._clock() < self._retry_at.get(key, (0.0, 0))[0]
 
     def _pause(self, error: Exception) -> None:
         """Wait for a transient error to pass; it is not counted against the current study."""
