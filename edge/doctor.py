@@ -13,7 +13,6 @@ from functools import partial
 from itertools import chain
 
 from edge.agent.adopt import strays
-from edge.amend.amender import MB
 from edge.checks import Checked, Results, existing, folder_problem, mode, note, ok, secrets, wrong
 from edge.database import RESTART, InvalidDatabase, OlderVersion, copies
 from edge.errors import EdgeError
@@ -24,7 +23,7 @@ from edge.part import Part
 from edge.queue import BLOCKED, arriving, is_here, is_provisional
 from edge.reader import EdgeReader, open_configured
 from edge.rules.rule import load_rules
-from edge.settings.core import EdgeSettings
+from edge.settings.core import MB, EdgeSettings
 from edge.site import Site
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step

@@ -42,13 +42,15 @@ from edge.rules.rule import NO_RULES, AppliedRule, Rules
 from edge.rules.selection import IgnoredStudy
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings
-from edge.store.pending import PersistPending
 from imaging.errors import OnlyLocalizer, StudyError, is_machine_fault
 from imaging.isolation.in_turn import ReadersInTurn
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 from process import tracing
 from protos.messages import Priority
+
+PersistPending = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]
+"""Saves what is pending for a report that is about to go out, and what it was made from."""
 
 log = structlog.get_logger()
 

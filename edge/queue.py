@@ -6,7 +6,6 @@ The audit trail says who did it.
 """
 
 import errno
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from edge.audit import Event, Person
 from edge.errors import EdgeError
 from edge.folders import AgentFolders
 from edge.report.model import Status
+from edge.report.serialize import own_report
 from edge.site import Site
 from edge.store.pending import PendingStep
 from edge.store.record import Record
@@ -195,12 +195,8 @@ def arriving(inbox: Path, quiet_s: float) -> Iterator[Queued]:
 
 def is_provisional(record: Record, folders: AgentFolders) -> bool:
     """Return whether a study's report says that it may change."""
-    try:
-        report = json.loads((folders.outbox / record.report_name / "report.json").read_bytes())
-        is_own = report["study_key"] == record.id
-        return bool(is_own and report["status"] == Status.PROVISIONAL.value)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    report = own_report(folders.outbox / record.report_name / "report.json", record.id)
+    return report is not None and report.status is Status.PROVISIONAL
 
 
 def _why_it_waits(entry: InboxEntry, quiet_s: float) -> str:

@@ -24,9 +24,11 @@ from edge.folders import AgentFolders
 from edge.job import KEY_CHARACTERS
 from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind
+from edge.report.serialize import own_report
 from edge.report.write import exported_versions, give_up_report, version_in
+from edge.store.later_parts import LaterPart
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
+from edge.store.studies import Change, StudyStore
 from imaging.dicom.arrival import arrived
 from imaging.files import VOLUME_SUFFIXES
 
@@ -62,13 +64,14 @@ def settle(folders: AgentFolders, store: StudyStore) -> None:
             out = folders.outbox / record.report_name
             if not store.pending.has(record.id):
                 give_up_report(out, record.id)
-            store.settle(record.id, Step.DONE, versions=exported_versions(out, record.id))
+            change = Change(versions=exported_versions(out, record.id))
+            store.settle(record.id, Step.DONE, change)
         elif record.step is Step.QUARANTINING:
             continue  # its row has the reason, which may not be written yet
         elif (folders.quarantine / record.id / "study").exists():
             reason = _reason(folders.quarantine / record.id / "reason.json")
             versions = exported_versions(folders.outbox / record.report_name, record.id)
-            store.settle(record.id, Step.QUARANTINED, reason, versions)
+            store.settle(record.id, Step.QUARANTINED, Change(reason, versions=versions))
 
 
 def reports_by_study(outbox: Path) -> dict[str, str]:
@@ -123,7 +126,7 @@ def adopt(
         versions = [v for name in exported for v in exported_versions(folders.outbox / name, key)]
         # one that left quarantine may have its reason there yet, after a crash
         reason = _reason(refused / "reason.json") if step is Step.QUARANTINED else {}
-        record = store.adopt(key, step, members, names, reason, versions)
+        record = store.adopt(key, step, members, names, Change(reason, versions=versions))
     if record is None:
         for empty in own if claims else ():
             with suppress(OSError):  # made for a study that was not moved
@@ -161,16 +164,13 @@ def _members(own: Sequence[Path], inbox: Path | None = None) -> tuple[str, ...]:
 
 def _adopt_later_parts(key: str, study: Path, out: Path, store: StudyStore) -> None:
     """Note the images that joined the study and are not in its report: it is read again."""
-    try:
-        changes = json.loads((out / "report.json").read_bytes())["changes"]
-        reported = sum(change["kind"] == ChangeKind.MORE_IMAGES.value for change in changes)
-    except (OSError, ValueError, KeyError, TypeError):
-        reported = 0
+    report = own_report(out / "report.json", key)
+    reported = sum(one.kind is ChangeKind.MORE_IMAGES for one in report.changes) if report else 0
     parts = sorted(study.glob("part-*"), key=lambda path: path.stat().st_mtime)
     version = max(1, version_in(out, key)) + 1
     for part in parts[reported:]:
         images = sum(1 for _ in arrived(part))
-        store.parts.put(part.name.removeprefix("part-"), key, version, images)
+        store.parts.put(part.name.removeprefix("part-"), LaterPart(key, images, version))
 
 
 def _reason(path: Path) -> dict[str, str]:

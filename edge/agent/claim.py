@@ -18,13 +18,13 @@ from typing import Any
 import structlog
 
 from edge.access import make_folder, user_name, walk
-from edge.agent.inbox import CompleteStudy
+from edge.agent.inbox import InboxEntry
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.folders import DONE, RECEIVED, AgentFolders
 from edge.report.folder import release_folder, report_names, take_folder
 from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
+from edge.store.studies import Change, StudyStore
 from imaging.dicom.arrival import Arrived, files_of, look
 
 RECEIVED_KEYS = ("way", "calling_ae", "called_ae", "caller", "peer", "first")
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 def claim(
-    study: CompleteStudy,
+    study: InboxEntry,
     folders: AgentFolders,
     store: StudyStore,
     on_claim: Callable[[str, float], None],
@@ -99,7 +99,8 @@ def _take(record: Record, folders: AgentFolders, store: StudyStore) -> Record | 
     for marker in (folder / record.name / DONE, folder / f"{record.name}{DONE}"):
         if marker.is_file():
             remove(marker)
-    return store.advance(record.id, Step.CLAIMED, arrival_of(folder / record.name))
+    change = Change(facts=arrival_of(folder / record.name))
+    return store.advance(record.id, Step.CLAIMED, change)
 
 
 def _bring(source: Path, staged: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ sender that it is not read.
 """
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -27,32 +28,49 @@ from imaging.read import ARCHIVES
 
 _NAMES_DATA = {".mhd": "elementdatafile", ".nhdr": "data file"}
 _HEADER_BYTES = 16384
+_TEMPORARY = (*UNFINISHED, "~", DONE)
 UNFINISHED_WAITS = 10
 """How many quiet times a study waits with a file in it whose transfer has not finished.
 
 Then it is read, or refused with that file's name: a transfer that broke off never finishes.
 """
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class InboxEntry:
-    """A study in the inbox, as it is now.
+    """A study in the inbox, as it is now, and what the `Inbox` remembers of it between polls.
 
     Attributes:
         members: names in the inbox of all its parts that exist, the study itself first.
         fingerprint: SHA-256 of the names, sizes and times of its files; empty for no files.
-        changed: when it last changed or was renamed, in seconds since the epoch.
+        changed: when it last changed or was renamed according to the filesystem, in seconds since
+            the epoch: this detects a new copy with the same names, sizes and times.
         marked: a ``.done`` file says that it is complete.
         lacks_data: its header names a data file that is missing, and no ``.done`` file is there.
         unfinished: one of its files has the name of a transfer.
+        first_s: the poll that saw it first as it is now, on the inbox's clock.
+        quiet_s: for how long it must not change to be complete; None until the shortest time is
+            over, and the headers are read.
+        since_s: when it became complete, on the inbox's clock; its budget runs since then. It is
+            infinite while it is not complete.
     """
 
     members: tuple[str, ...]
     fingerprint: str
-    changed: float
-    marked: bool
-    lacks_data: bool
-    unfinished: bool
+    changed: float = 0.0
+    marked: bool = False
+    lacks_data: bool = False
+    unfinished: bool = False
+    first_s: float = 0.0
+    quiet_s: float | None = None
+    since_s: float = math.inf
+
+    @property
+    def name(self) -> str:
+        """Name of its folder or of its volume file."""
+        return self.members[0]
 
 
 def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
@@ -131,50 +149,6 @@ def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
             yield path, path.stat()
 
 
-_TEMPORARY = (*UNFINISHED, "~", DONE)
-
-log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class CompleteStudy:
-    """A complete study in the inbox, with what its `InboxEntry` says.
-
-    Attributes:
-        since_s: when it became complete, on the inbox's clock; its budget runs since then.
-    """
-
-    members: tuple[str, ...]
-    fingerprint: str
-    since_s: float
-
-    @property
-    def name(self) -> str:
-        """Name of its folder or of its volume file."""
-        return self.members[0]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is remembered of a study between polls, on the inbox's clock.
-
-    Attributes:
-        fingerprint: of its files.
-        changed: when they last changed according to the filesystem: this detects a new copy with
-            the same names, sizes and times.
-        first_s: the poll that saw them first.
-        quiet_s: for how long they must not change to be complete; None until the shortest time
-            is over, and the headers are read.
-        since_s: when they became complete; None while they are not.
-    """
-
-    fingerprint: str
-    changed: float
-    first_s: float
-    quiet_s: float | None = None
-    since_s: float | None = None
-
-
 class Inbox:
     """Remember since when each study has been unchanged, and since when it is complete.
 
@@ -202,12 +176,12 @@ class Inbox:
         self._quiet_s = quiet_s
         self._clock, self._wall = clock, wall
         self._polled_s: float | None = None
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, InboxEntry] = {}
         self._logged: dict[str, Set[str]] = {}
         self._closed = ""
         self.blocked = 0
 
-    def complete(self) -> list[CompleteStudy]:
+    def complete(self) -> list[InboxEntry]:
         """Poll once: return the studies that are complete now, by name.
 
         A study that cannot be read waits, and does not delay the others. While the inbox itself
@@ -239,13 +213,9 @@ class Inbox:
         others = names - owned - unreadable.keys()
         strays = {name: Path(name).suffix for name in others if not _is_temporary(name)}
         self._log_once("files in the inbox belong to no study", strays, "suffixes")
-        self._seen = {name: self._remembered(name, entry, now) for name, entry in entries.items()}
+        self._seen = {name: self._remembered(entry, now) for name, entry in entries.items()}
         self._polled_s = now
-        complete = [
-            CompleteStudy(entries[name].members, seen.fingerprint, seen.since_s)
-            for name, seen in self._seen.items()
-            if seen.since_s is not None
-        ]
+        complete = [entry for entry in self._seen.values() if entry.since_s < math.inf]
         blocked = {study.name: obstacle_to(self._folder, study.members) for study in complete}
         blocked = {name: reason for name, reason in blocked.items() if reason}
         self._log_once("studies in the inbox may not be taken", blocked, "reasons")
@@ -254,32 +224,36 @@ class Inbox:
 
     def arriving(self) -> list[Path]:
         """Return the folders of the last poll that were not complete, the last changed one last."""
-        found = [(one.changed, name) for name, one in self._seen.items() if one.since_s is None]
+        seen = self._seen.items()
+        found = [(entry.changed, name) for name, entry in seen if entry.since_s == math.inf]
         return [self._folder / name for _, name in sorted(found) if (self._folder / name).is_dir()]
 
-    def _remembered(self, name: str, entry: InboxEntry, now: float) -> _Seen:
-        seen = self._seen.get(name)
-        now_there = (entry.fingerprint, entry.changed)
-        if seen is None or (seen.fingerprint, seen.changed) != now_there:
-            seen = _Seen(*now_there, now)
-        quiet = entry.fingerprint != "" and now - seen.first_s >= self._quiet_s
-        if quiet and not entry.marked and seen.quiet_s is None:
-            seen = replace(seen, quiet_s=self._quiet_for(name, entry))
-        quiet = quiet and now - seen.first_s >= (seen.quiet_s or 0.0)
+    def _remembered(self, entry: InboxEntry, now: float) -> InboxEntry:
+        """Return the entry with what is remembered of it, if it has not changed since."""
+        seen = self._seen.get(entry.name)
+        if seen is None or (seen.fingerprint, seen.changed) != (entry.fingerprint, entry.changed):
+            seen, entry = None, replace(entry, first_s=now)
+        else:
+            entry = replace(entry, first_s=seen.first_s, quiet_s=seen.quiet_s)
+        quiet = entry.fingerprint != "" and now - entry.first_s >= self._quiet_s
+        if quiet and not entry.marked and entry.quiet_s is None:
+            entry = replace(entry, quiet_s=self._quiet_for(entry))
+        quiet_s = entry.quiet_s or 0.0
+        quiet = quiet and now - entry.first_s >= quiet_s
         if not (entry.marked or (quiet and not entry.lacks_data)):
-            return replace(seen, since_s=None)
-        if seen.since_s is not None:
-            return seen
+            return entry
+        if seen is not None and seen.since_s < math.inf:
+            return replace(entry, since_s=seen.since_s)
         if not entry.marked:
-            return replace(seen, since_s=seen.first_s + (seen.quiet_s or 0.0))
+            return replace(entry, since_s=entry.first_s + quiet_s)
         # It was marked not before the last poll, which saw it unmarked. A study that is there at
         # the first poll counts from this poll.
         since_s = now if self._polled_s is None else self._polled_s
-        return replace(seen, since_s=min(now, max(since_s, now - (self._wall() - entry.changed))))
+        return replace(entry, since_s=min(now, max(since_s, now - (self._wall() - entry.changed))))
 
-    def _quiet_for(self, name: str, entry: InboxEntry) -> float:
+    def _quiet_for(self, entry: InboxEntry) -> float:
         long_s = UNFINISHED_WAITS * self._quiet_s
-        if missing := missing_images(self._folder / name):
+        if missing := missing_images(self._folder / entry.name):
             log.info("announced images are missing, waiting", missing=missing, at_most_s=long_s)
         return long_s if missing or entry.unfinished else self._quiet_s
 

@@ -13,9 +13,8 @@ again: its report or its refusal stands. So does a report where the study cannot
 later part, which is set apart: its images go to quarantine, and the report names them.
 """
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -23,16 +22,17 @@ import structlog
 
 from edge.access import close_files, make_folder
 from edge.agent.claim import free_report_names, received, sampled
+from edge.amend.persist import follow
 from edge.atomic_files import move, remove, sync_folder
 from edge.folders import RECEIVED, AgentFolders
 from edge.report.folder import release_folder
 from edge.report.model import ChangeKind, Rejection
-from edge.report.serialize import read_report
+from edge.report.serialize import own_report, read_report
 from edge.report.write import refer_to, version_in
-from edge.store.later_parts import uid_line
+from edge.store.later_parts import LaterPart, uid_line
 from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
+from edge.store.studies import Change, StudyStore
 from imaging.dicom.arrival import Arrived, arrived, files_of, is_same_image, look
 
 RESENT_S = 600.0
@@ -44,31 +44,20 @@ A sender that missed the acknowledgement sends it again, maybe after its folder 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """The study, reported already, to which a claimed one belongs.
+def earlier_study(
+    record: Record, folders: AgentFolders, store: StudyStore
+) -> LaterPart | Rejection | None:
+    """Return what the claimed study is to one that was reported; None if it is read by itself.
 
-    Attributes:
-        new_images: of the claimed one, which the study lacks; 0 if it was sent again unchanged.
-        refusal: of the study, which stands for the claimed one too; then nothing is joined.
-    """
-
-    study: Record
-    new_images: int = 0
-    refusal: Rejection | None = None
-
-
-def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> Earlier | None:
-    """Return the study to which the claimed one belongs; None if it is to be read by itself.
-
-    The claimed one has a series of that study and patient; where both were received over the
-    network, maybe another series. It is a later part if it has an image that the study lacks; but
-    not if it brings all images of a study that was refused: the file for which that was refused
+    It belongs to a study if it has a series of it and of its patient; where both were received over
+    the network, maybe another series. It is a later part if it has an image that the study lacks;
+    but not if it brings all images of a study that was refused: the file for which that was refused
     would have both refused.
 
     It is a repetition if it was received over the network and each of its images is the same file
-    as one of the study: some of them at any time, all of them within `RESENT_S` of the report. A
-    copy in the inbox is read again, because a person has put it there.
+    as one of the study: some of them at any time, all of them within `RESENT_S` of the report. Then
+    it is a part without new images, or the refusal of the study stands for it too. A copy in the
+    inbox is read again, because a person has put it there.
     """
     folder = folders.work / record.id / record.name
     files = files_of(folder)
@@ -84,9 +73,11 @@ def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> E
             known = {image.image_uid: image.file for image in arrived(source)}
             if _is_repeated(folder, known, study):
                 if study.step is Step.DONE:
-                    return Earlier(study)
+                    return LaterPart(study.id, 0)
                 if (refusal := _refusal(study, folders)) is not None:
-                    return Earlier(study, refusal=refusal)
+                    said = {"study_key": record.id, "refused": study.id, "kind": refusal.kind}
+                    log.warning("study received again unchanged, its refusal stands", **said)
+                    return refusal
             came = {image.image_uid: image.file for image in arrived(folder)}
             new = came.keys() - known.keys()
             joins = bool(new) and not (study.step is Step.QUARANTINED and not known.keys() - came)
@@ -95,7 +86,7 @@ def earlier_study(record: Record, folders: AgentFolders, store: StudyStore) -> E
             if changed:
                 _note_changed(record, study, changed, joins, folders, store)
             if joins:
-                return Earlier(study, len(new))
+                return LaterPart(study.id, len(new))
     _note_other_patients(record, images, folders, store)
     lines = {uid_line(image.study_uid, image.patient_id, record.id) for image in images}
     store.parts.add_series(record.id, series | lines)
@@ -164,34 +155,35 @@ def _is_repeated(folder: Path, known: Mapping[str, Path], study: Record) -> bool
 
 def _refusal(study: Record, folders: AgentFolders) -> Rejection | None:
     """Return why a study was refused; None if a person removed it, or for a program fault."""
-    try:
-        report = json.loads((folders.outbox / study.report_name / "report.json").read_bytes())
-        refusal = Rejection(**report["rejection"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return None if refusal.internal else refusal
+    report = own_report(folders.outbox / study.report_name / "report.json", study.id)
+    refusal = report.rejection if report else None
+    return None if refusal is None or refusal.internal else refusal
 
 
-def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | None:
-    """Move a later part to its study; return the study, which is to be read again.
+def columns_of(refusal: Rejection) -> dict[str, str]:
+    """Return the columns of a study that say why it was refused."""
+    return {"kind": refusal.kind, "reason": refusal.reason, "file": refusal.file}
+
+
+def join(record: Record, folders: AgentFolders, store: StudyStore) -> LaterPart:
+    """Move a later part to its study; return it with the version that will have its images.
 
     Images that the study has already stay apart, in ``done``. If it has all of them, its report
-    stands, and None is returned.
+    stands.
 
     Raises:
         OSError: files cannot be moved; call again.
     """
-    study_key, new_images = store.parts.part(record.id)
-    study = store.get(study_key)
+    part = store.parts.part(record.id)
+    study = store.get(part.study_key)
     home, own = folders.work / study.id, folders.work / record.id
     close_files(own)
-    if not new_images:
+    if not part.images:
         if own.exists():
             move(own, folders.done / record.id)
         release_folder(folders.outbox / record.report_name, record.id)
         log.warning("study received again unchanged", study_key=record.id, study=study.id)
-        store.finish_repetition(record.id)
-        return None
+        return part
     # the study comes back from where it was put away
     for source in (folders.done / study.id, folders.quarantine / study.id / "study"):
         if source.exists():
@@ -219,14 +211,14 @@ def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record | N
     version = max(1, version_in(folders.outbox / study.report_name, study.id)) + 1
     images = sum(1 for _ in arrived(target))
     log.info("more images of a study arrived", study_key=study.id, part=record.id, images=images)
-    return store.finish_join(record.id, version, images)
+    return replace(part, version=version, images=images)
 
 
 def refer(key: str, out: Path, text: str, kind: ChangeKind, store: StudyStore) -> None:
     """Name images that are not read in the report that is out, and in what may amend it."""
     refer_to(out, key, text, kind)
     if store.pending.has(key):
-        store.pending.follow(key, read_report(out / "report.json"))
+        follow(store.pending, key, read_report(out / "report.json"))
 
 
 def set_apart(record: Record, why: Rejection, folders: AgentFolders, store: StudyStore) -> None:
@@ -235,17 +227,21 @@ def set_apart(record: Record, why: Rejection, folders: AgentFolders, store: Stud
     Each is set apart by itself: after a crash the study is read with the others.
     """
     version = version_in(folders.outbox / record.report_name, record.id)
-    for key, images in store.parts.joined_after(record.id, version).items():
+    for key, part in store.parts.later_parts(record.id).items():
+        if part.version <= version:
+            continue
         if not store.has(key):  # the row of a part may go before that of its study
             names = free_report_names(record.name, folders.outbox)
-            store.adopt(key, Step.DONE, (record.name,), names, {})
-        said = (
-            f"later images, not read here: with {images} that came later the study cannot be read"
+            store.adopt(key, Step.DONE, (record.name,), names)
+        note = (
+            f"later images, not read here: with {part.images} that came later the study cannot be"
+            f" read ({why.kind}, {Path(why.file).name}: {why.reason})"
         )
-        note = f"{said} ({why.kind}, {Path(why.file).name}: {why.reason})"
         reason = f"later images of {record.name} ({record.id}), whose report stands: {why.reason}"
-        columns = {"kind": why.kind, "reason": reason, "file": why.file}
-        store.set_apart(key, images, columns, note)
+        columns = columns_of(replace(why, reason=reason))
+        part = replace(part, version=0, note=note)
+        change = Change(columns, {"kind": why.kind}, part=part)
+        store.advance(key, Step.QUARANTINING, change)
         log.warning("later images set apart", study_key=record.id, part=key, kind=why.kind)
 
 

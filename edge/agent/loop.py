@@ -4,9 +4,11 @@ Nothing that matters is only in memory. Every pass begins with the unfinished ro
 so that a start after a crash and the end of a full disk need no code of their own.
 """
 
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from threading import Event
 
@@ -15,18 +17,18 @@ import structlog
 from edge.agent.adopt import adopt, release_unused, reports_by_study, settle, strays
 from edge.agent.claim import claim, received, resume_claim
 from edge.agent.inbox import Inbox
-from edge.agent.study import UNFINISHED, process_study
+from edge.agent.study import UNFINISHED, Work, process_study
 from edge.amend.amender import Amender, RetryBudget
+from edge.amend.persist import persist_in
 from edge.atomic_files import is_transient
 from edge.database import is_damage, require_own_files
 from edge.escalation.client import SecondReader
 from edge.job import Job
 from edge.part import Agent, Part
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.report.model import Report
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
-from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
 from edge.store.steps import Step
 from imaging.errors import is_machine_fault
@@ -67,14 +69,13 @@ class MainLoop:
             store, self._folders.outbox, second, budget, on_amended=amended, clock=clock
         )
         persist = persist_in(store.pending)
-        self._process = partial(
-            process_study,
-            folders=self._folders,
-            store=store,
-            read=lambda job: read(job, persist),
-            deadline_s=settings.deadline_s,
-            on_report=self._on_report,
-            clock=clock,
+        self._work = Work(
+            self._folders,
+            store,
+            lambda job: read(job, persist),
+            settings.deadline_s,
+            self._on_report,
+            clock,
         )
         self._priority_of = priority_of(rules, Priority(settings.priority))
         self._priorities = dict[str, Priority]()
@@ -82,12 +83,9 @@ class MainLoop:
         # A study that an earlier process claimed has its budget from now on: the clock of that
         # process is not known here.
         self._start_s, self._since_s = clock(), dict[str, float]()
-        self._suspended: set[str] = set()
-        self._retry_at: dict[str, tuple[float, int]] = {}  # until when, and how many so far
-        self._uncounted: set[str] = set()
+        self._retry_at: dict[str, tuple[float, int]] = {}  # until when; failures so far
         self._current: Record | None = None
         self._next: Record | None = None
-        self._interrupted = False
         self._in_a_row = 0
         self._adopted = False
         self._trail_error = ""
@@ -124,7 +122,7 @@ class MainLoop:
         """
         if not self._adopted:
             self._attempt("adoption", self._adopt, field="task")
-        self._take_attempts_back()
+        self._take_attempt_back()
         full, held = self._claim()
         unfinished = self._store.at(*UNFINISHED)
         waiting = self._by_priority([r for r in unfinished if not self._is_held(r.id)])
@@ -135,7 +133,8 @@ class MainLoop:
         for record in waiting[:1]:
             self._current = record
             since_s = self._since_s.get(record.id, self._start_s)
-            if self._attempt(record.id, partial(self._process, record, since_s)):
+            work = replace(self._work, since_s=since_s)
+            if self._attempt(record.id, partial(process_study, record, work)):
                 self._since_s.pop(record.id, None)
         self._in_a_row = self._in_a_row + 1 if waiting else 0
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
@@ -270,9 +269,8 @@ class MainLoop:
                 log.error("fault of the machine, the study waits", **values)
             else:
                 log.exception("suspended until the next start", **{field: key})
-                self._suspended.add(key)
-            self._uncounted |= {key} & self._being_read()
-            self._take_attempts_back()
+                self._retry_at[key] = math.inf, 0
+            self._take_attempt_back()
             return False
         self._retry_at.pop(key, None)
         return True
@@ -286,42 +284,29 @@ class MainLoop:
 
     def _is_held(self, key: str) -> bool:
         """Return whether a study is suspended, or waits after a fault of the machine."""
-        return key in self._suspended or self._clock() < self._retry_at.get(key, (0.0, 0))[0]
+        return self._clock() < self._retry_at.get(key, (0.0, 0))[0]
 
     def _pause(self, error: Exception) -> None:
         """Wait for a transient error to pass; it is not counted against the current study."""
         pause_s = self._site.pause_s
         log.error("cannot write, pausing", error=str(error), pause_s=pause_s)
-        self._interrupted = True
         with suppress(sqlite3.OperationalError):  # the next pass tries again
-            self._take_attempts_back()
+            self._take_attempt_back()
         with suppress(OSError, sqlite3.OperationalError):  # it may make room
             while any(part.make_room() for part in self._agent.parts):
                 pass
         self._stop.wait(pause_s)
 
-    def _being_read(self) -> set[str]:
-        """Return the current study, if this process began its attempt.
+    def _take_attempt_back(self) -> None:
+        """Do not count the attempt of the current study, if this process began it and it failed.
 
-        An attempt from before a crash still counts.
+        Between passes nothing is being read. An attempt from before a crash still counts.
         """
-        before = self._current
-        if before is None or not self._store.has(before.id):  # its row may be deleted by now
-            return set()
-        now = self._store.get(before.id)
-        return {now.id} if now.step is Step.READING and now.attempts > before.attempts else set()
-
-    def _take_attempts_back(self) -> None:
-        """Do not count attempts that were interrupted; the database may not be writable now.
-
-        Between passes nothing is being read, except what a pause has interrupted.
-        """
-        if self._interrupted:
-            self._uncounted |= self._being_read()
-            self._interrupted = False
-        for key in sorted(self._uncounted):
-            self._store.advance(key, Step.CLAIMED)
-            self._uncounted.discard(key)
+        if (before := self._current) is not None:
+            for now in self._store.at(Step.READING):
+                if now.id == before.id and now.attempts > before.attempts:
+                    self._store.advance(now.id, Step.CLAIMED)
+            self._current = None
 
     def _on_report(self, report: Report) -> None:
         self._telemetry.count_report(report)

@@ -22,17 +22,14 @@ from typing import Self
 
 import structlog
 
+from edge.amend.amendment import AmendmentContext
+from edge.amend.persist import unpacked, verdict_rows
+from edge.amend.version import STAGES, composed
 from edge.atomic_files import is_transient
-from edge.errors import EdgeError
 from edge.escalation.client import SecondReader
-from edge.report.evidence import OUTLINES, outlines_file
-from edge.report.folder import take_folder
 from edge.report.model import Report
-from edge.report.pictures import picture_note, redraw
 from edge.report.serialize import report_facts
-from edge.report.write import version_in, write_version
-from edge.settings.core import EdgeSettings
-from edge.store.amendment import amend_report
+from edge.settings.core import MB, EdgeSettings
 from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -53,7 +50,6 @@ QUIET_S, MAX_WAIT_S = 60.0, 300.0
 """A version is written though verdicts are missing when no verdict has come for ``QUIET_S``, and
 ``MAX_WAIT_S`` after its first one. Each version is a set of objects in the archive."""
 DAY_S = 86_400.0
-MB = 1_000_000
 
 
 log = structlog.get_logger()
@@ -149,10 +145,6 @@ class RetryBudget:
         On a slow link a fixed limit might never suffice for even one ROI.
         """
         return doubled(self.first_s, self.longest_s, failed_in_a_row)
-
-
-class ForeignReport(EdgeError):
-    """The folder in the outbox holds the report of another study."""
 
 
 class Amender:
@@ -261,20 +253,19 @@ class Amender:
         is_due = self._clock() >= min(self._due_s.get(read.study_key, (-inf,)))
         return is_due or read.gives_up or not (read.undecided or read.uncharacterized)
 
-    def _retry(self, below: float, read: PendingRead) -> None:
-        """Send ROIs of one study again; write a new version if the last verdict comes.
-
-        Those of priorities ``below`` this one are sent.
-        """
+    def _retry(self, below: float, read: PendingRead) -> PendingRead:
+        """Send ROIs of one study again, those ``below``; -> AMENDING where verdicts come."""
         key, is_first = read.study_key, read.step is PendingStep.PENDING
-        read = self._pending.count_attempt(read)
+        # counted before it begins, in case it kills the process
+        read = self._pending.advance(read, PendingStep.RETRYING, attempts=read.attempts + 1)
         # While the breaker is half-open, one ROI is enough as a probe.
         max_rois = 1 if self._second.estimate().probing else self._budget.max_rois
-        rois = self._pending.rois(key, below)[:max_rois]
+        rois = [unpacked(data) for data in self._pending.rois(key, below)[:max_rois]]
         limit_s = self._budget.budget_s(self._backoff.failed_in_a_row)
         priority = Priority.ROUTINE
         if read.undecided:
-            priority = self._pending.context(key).report.rule.priority
+            context = AmendmentContext.from_bytes(self._pending.context(key))
+            priority = context.report.rule.priority
         deadline = Deadline.after(limit_s, self._clock)
         with tracing.study(key), tracing.span("amend", retry=read.attempts, rois=len(rois)) as span:
             answers = self._second.read_rois(rois, deadline, key, priority)
@@ -283,66 +274,64 @@ class Amender:
         # the pause depends on who is to blame: this study, or the link.
         if answers.verdicts:
             self._backoff.answered()
-            read = self._pending.add_verdicts(read, answers)
+            rows, reason = verdict_rows(answers), answers.reason
+            read = self._pending.advance(
+                read, PendingStep.AMENDING, verdicts=rows, reason=reason, attempts=0
+            )
             now_s = self._clock()
             _, before_s = self._due_s.get(key, (now_s, now_s))
             latest_s = now_s + MAX_WAIT_S if is_first else before_s
             self._due_s[key] = now_s + QUIET_S, latest_s
-            if self._is_ready(read):
-                self._write(read)
-            return
+            return read
         if answers.refused:
             self._backoff.refused(key, read.attempts)
         else:
             self._backoff.no_response()
         log.info("retry failed", study_key=key, attempts=read.attempts, reason=answers.reason)
+        return read
 
-    def _give_up(self, reason: str, read: PendingRead) -> None:
-        self._write(self._pending.give_up(read, reason))
+    def _give_up(self, reason: str, read: PendingRead) -> PendingRead:
+        """Stop retrying; -> AMENDING, whose last version gives the reason."""
+        return self._pending.advance(read, PendingStep.AMENDING, reason=reason, gives_up=True)
 
-    def _give_up_characterizations(self, read: PendingRead) -> None:
-        self._write(self._pending.give_up_characterizations(read))
+    def _give_up_characterizations(self, read: PendingRead) -> PendingRead:
+        """Delete the ROIs to characterize; -> AMENDING, at once, and the others stay pending."""
+        self._due_s.pop(read.study_key, None)
+        return self._pending.advance(read, PendingStep.AMENDING, below=CHARACTERIZATION)
 
-    def _write(self, read: PendingRead) -> None:
-        """Write the next version of the report of a read at AMENDING, unless it is out already."""
-        key, pending = read.study_key, self._pending
-        context, out = pending.context(key), self._outbox / self._store.get(key).report_name
-        report = amend_report(
-            context,
-            pending.answers(key, read.version),
-            pending.answers(key, read.version + 1),
-            created=self._now().isoformat(timespec="seconds"),
-            open_rois=pending.open_rois(read),
-            gives_up=read.gives_up,
-        )
-        # A database that is older than the reports, such as an old backup, overwrites no version.
-        if (newest := version_in(out, key)) > report.version:
-            report = replace(report, version=newest + 1)
-        # After a crash the version may be complete in the outbox; then only the step is missing.
-        if version_in(out, key) != report.version:
-            if not take_folder(out, key):  # somebody removed it, or another agent took the name
-                raise ForeignReport(f"{out} belongs to another study: move it elsewhere")
-            pictures = redraw(report, context.plan, lambda roi_id: pending.roi(key, roi_id), out)
-            report = replace(report, picture_note=picture_note(report, pictures))
-            outlines = outlines_file(report.listed, context.geometry)
-            write_version(report, pictures, out, {OUTLINES: outlines})
-        facts, context = report_facts(report), replace(context, report=report)
+    def _write(self, read: PendingRead) -> PendingRead:
+        """Write the next version of the report of a read at AMENDING; -> PENDING, or CLOSED."""
+        key = read.study_key
+        out = self._outbox / self._store.get(key).report_name
+        created = self._now().isoformat(timespec="seconds")
+        version = composed(self._pending, read, out, created)
+        for stage in STAGES:
+            version = stage(version)
         self._due_s.pop(key, None)
-        if pending.version_written(read, context, facts) is PendingStep.CLOSED:
+        report, step = version.report, PendingStep.PENDING
+        if version.is_last:
             self._backoff.forget(key)
+            step = PendingStep.CLOSED
+        context = replace(version.context, report=report).to_bytes()
+        facts, exported = report_facts(report), report.version
+        read = self._pending.advance(read, step, facts=facts, exported=exported, context=context)
         if self._on_amended is not None:
             self._on_amended(report)
         log.info(
             "report amended", study_key=key, version=report.version, status=report.status.value
         )
+        return read
 
-    def _attempt(self, read: PendingRead, action: Callable[[PendingRead], None]) -> bool:
-        """Run the action; suspend the read if it fails for a lasting reason, for the others' sake.
+    def _attempt(self, read: PendingRead, action: Callable[[PendingRead], PendingRead]) -> bool:
+        """Run the action, and write the version that is ready after it.
 
-        A transient error is raised: it would hit the others as well.
+        If that fails for a lasting reason, the read is suspended, for the others' sake. A transient
+        error is raised: it would hit the others as well.
         """
         try:
-            action(read)
+            read = action(read)
+            if self._is_ready(read):
+                self._write(read)
         except Exception as error:  # whatever it is, it must not stop the other reads
             if is_transient(error) or isinstance(error, sqlite3.OperationalError):
                 raise

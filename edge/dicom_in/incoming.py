@@ -18,8 +18,8 @@ from pydicom.uid import (
 from edge.access import file_mode
 from edge.atomic_files import is_transient
 from edge.dicom_in.identity import Identity, Reason, Refused, data_set_digest
+from edge.settings.core import MB
 
-MB = 1_000_000
 MAX_INSTANCES = 10_000
 """Instances of one study that may wait in the inbox, and of one request."""
 SOP_CLASSES = frozenset(

@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 import structlog
 
 from edge.checks import Checked, Level, Results, existing, port
-from edge.dicom_in.incoming import MB
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.dicom_in.scp import receiving_by_dicom
 from edge.dicom_in.stow import receiving_by_stow
 from edge.errors import BadSettings
 from edge.folders import is_running
 from edge.part import Agent, Part
+from edge.settings.core import MB
 from edge.settings.receive import DicomReceiveSettings
 from edge.site import Site
 from process.tls import is_loopback

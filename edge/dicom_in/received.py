@@ -27,7 +27,6 @@ from edge.database import StepHook
 from edge.dicom_in.identity import Identity, Reason, Refused, data_set_digest, identify
 from edge.dicom_in.incoming import (
     MAX_INSTANCES,
-    MB,
     SOP_CLASSES,
     Expected,
     Incoming,
@@ -36,6 +35,7 @@ from edge.dicom_in.incoming import (
     refusing_faults,
 )
 from edge.folders import DONE, RECEIVED
+from edge.settings.core import MB
 from edge.settings.receive import ReceiveSettings
 from edge.telemetry import Telemetry
 from imaging.dicom.arrival import files_of

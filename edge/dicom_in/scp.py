@@ -22,9 +22,10 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from edge.dicom_in.bounds import BoundedServer, DataSetSink, close
 from edge.dicom_in.identity import Refused, checked_uid
-from edge.dicom_in.incoming import MB, SOP_CLASSES, Expected, Incoming, Sender, Source
+from edge.dicom_in.incoming import SOP_CLASSES, Expected, Incoming, Sender, Source
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.errors import BadSettings
+from edge.settings.core import MB
 from edge.settings.receive import Peer, ReceiveSettings, plain_address
 from imaging.dicom.pixels import TRANSFER_SYNTAXES
 from process.http import address_text, host_and_port, reason_of

@@ -31,12 +31,11 @@ from edge.models.store import (
     models_state,
     open_models,
 )
-from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.pipeline import PersistPending, Pipeline, StudyResult, read_and_report
 from edge.reader import EdgeReader, Screening, open_configured
 from edge.report.compose import Assessment
 from edge.report.model import Report
 from edge.site import Site
-from edge.store.pending import PersistPending
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.errors import EngineUnavailable, ModelError

@@ -180,7 +180,7 @@ def _report_of(
         source=job.source,
         deadline_s=provenance.deadline_s,
         version=job.version,
-        changes=more_images(job),
+        changes=_more_images(job),
         header=study.header if study else StudyHeader(),
         series_uid=study.volume.series_uid if study else "",
         other_series=(*(study.other_series if study else ()), *job.notes),
@@ -190,7 +190,7 @@ def _report_of(
     )
 
 
-def more_images(job: Job) -> tuple[Change, ...]:
+def _more_images(job: Job) -> tuple[Change, ...]:
     """Return the changes by images that arrived after a report was out."""
     return tuple(
         Change(

@@ -24,6 +24,8 @@ from protos.messages import MAX_SITE_CHARACTERS
 
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 CLOUD_OFF = "off"
+MB = 1_000_000
+"""Bytes of a megabyte, in which settings give sizes."""
 
 
 class CloudClientSettings(Table):

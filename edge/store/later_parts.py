@@ -6,6 +6,7 @@ out. Then its images join those of the earlier study, and that is read again.
 
 import sqlite3
 from collections.abc import Collection
+from dataclasses import dataclass
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS series (
@@ -29,6 +30,23 @@ CREATE TABLE IF NOT EXISTS notes (
 def uid_line(study_uid: str, patient_id: str, study_key: str) -> str:
     """Return what is noted among the series of a study, so that its UID leads to it."""
     return f"study UID {study_uid}\n{patient_id}\n{study_key}"
+
+
+@dataclass(frozen=True)
+class LaterPart:
+    """A later part of a study.
+
+    Attributes:
+        study_key: of the study to which it belongs.
+        images: how many it brings; without any, it repeats what its study has.
+        version: of the report with its images; 0 for none yet.
+        note: for the report of the study, which does not have its images.
+    """
+
+    study_key: str
+    images: int
+    version: int = 0
+    note: str = ""
 
 
 class PartStore:
@@ -59,15 +77,14 @@ class PartStore:
         rows = self._database.execute(query, (f"{start}\n", f"{start}\v"))
         return {row["study_key"]: row["series"].split("\n")[1] for row in rows}
 
-    def put(self, part_key: str, study_key: str, version: int, images: int) -> None:
-        """Note which version of a study's report has the images of a later part, 0: none yet.
-
-        It belongs to the transaction of the step.
-        """
+    def put(self, part_key: str, part: LaterPart) -> None:
+        """Note a later part of a study; it belongs to the transaction of a step."""
         self._database.execute(
             "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)",
-            (part_key, study_key, version, images),
+            (part_key, part.study_key, part.version, part.images),
         )
+        if part.note:
+            self.add_note(part.study_key, part.note)
 
     def forget(self, study_key: str) -> None:
         """Delete the rows of a study; in the transaction that deletes its own."""
@@ -84,29 +101,17 @@ class PartStore:
         query = "SELECT text FROM notes WHERE study_key = ? ORDER BY rowid"
         return tuple(row["text"] for row in self._database.execute(query, (study_key,)))
 
-    def part(self, part_key: str) -> tuple[str, int]:
-        """Return the study to which a later part belongs, and how many images it brings.
-
-        Without any, it repeats what its study has.
-        """
-        query = "SELECT study_key, images FROM parts WHERE part_key = ?"
-        row = self._database.execute(query, (part_key,)).fetchone()
-        return row["study_key"], row["images"]
+    def part(self, part_key: str) -> LaterPart:
+        """Return what is known of a later part."""
+        query = "SELECT study_key, images, version FROM parts WHERE part_key = ?"
+        return LaterPart(*self._database.execute(query, (part_key,)).fetchone())
 
     def keys(self) -> set[str]:
         """Return the keys of all later parts."""
         return {row["part_key"] for row in self._database.execute("SELECT part_key FROM parts")}
 
-    def joined_after(self, study_key: str, version: int) -> dict[str, int]:
-        """Return key and images of the parts that a later version than this one has."""
-        query = "SELECT part_key, images FROM parts WHERE study_key = ? AND version > ?"
-        return dict(map(tuple, self._database.execute(query, (study_key, version))))
-
-    def later_parts(self, study_key: str) -> tuple[tuple[int, int], ...]:
-        """Return version and images of the later parts that have joined a study, in their order."""
-        rows = self._database.execute(
-            "SELECT version, images FROM parts WHERE study_key = ? AND version > 0"
-            " ORDER BY version",
-            (study_key,),
-        )
-        return tuple((row["version"], row["images"]) for row in rows)
+    def later_parts(self, study_key: str) -> dict[str, LaterPart]:
+        """Return by key the parts that have joined a study, in the order of their versions."""
+        query = "SELECT part_key FROM parts WHERE study_key = ? AND version > 0 ORDER BY version"
+        rows = self._database.execute(query, (study_key,)).fetchall()
+        return {row["part_key"]: self.part(row["part_key"]) for row in rows}

@@ -1,7 +1,8 @@
-"""Pending reads: second readings that did not arrive by the deadline.
+"""Pending reads as rows: second readings that did not arrive by the deadline.
 
-They are rows in the database of `edge.store.studies`. A pending read is saved before its report is
-written. It becomes valid in the transaction that marks the report as written.
+They are rows in the database of `edge.store.studies`; what their bytes mean, `edge.amend.persist`
+knows. A pending read is saved before its report is written. It becomes valid in the transaction
+that marks the report as written.
 
     SAVED -> PENDING <-> AMENDING -> CLOSED
 
@@ -12,34 +13,16 @@ ran.
 import math
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge.audit import AuditTrail, Event
 from edge.database import StepHook, WrongStep, durable, transaction
-from edge.decide import Plan
-from edge.escalation.rois import EscalationResult, cut_rois
-from edge.findings import Route
-from edge.reader import EdgeReader
-from edge.report.compose import Assessment
-from edge.report.model import Report
-from edge.store.amendment import AmendmentContext
-from imaging.preprocess import Preprocessed
-from protos import overread_pb2 as pb
-from protos.codec import (
-    decode_response,
-    decode_roi,
-    encode_response,
-    encode_roi,
-    pack_mask,
-    unpack_mask,
-)
-from protos.messages import Roi, Verdict
 
 
 class PendingStep(Enum):
@@ -77,6 +60,24 @@ class PendingRead:
     uncharacterized: bool
 
 
+class RoiRow(NamedTuple):
+    """An ROI without a verdict; the lowest ``priority`` is the most valuable one."""
+
+    roi_id: int
+    priority: int
+    roi: bytes
+
+
+class VerdictRow(NamedTuple):
+    """A verdict, and the shape ``(z, y, x)`` of its mask; 0 without one."""
+
+    roi_id: int
+    verdict: bytes
+    z: int
+    y: int
+    x: int
+
+
 CHARACTERIZATION = 1_000_000
 """From this priority on an ROI is that of a finding of the edge: it changes no decision."""
 _OPEN = (
@@ -92,28 +93,8 @@ _READ = (
     f" EXISTS (SELECT 1 {_OPEN_OF_ANY} AND priority >= {CHARACTERIZATION}) AS uncharacterized"
     " FROM pending"
 )
-FAST, SMALL = 0, 6
-"""zlib levels: 0.1 ms an ROI of 48 voxels a side, while the report waits; and 3 ms, later."""
-
-
-def _pack_roi(roi: Roi) -> bytes:
-    """Pack an ROI as it crosses the wire, hardly compressed, because the report waits for it.
-
-    The checksum of the wire is stored with it, so that an ROI that the disk damaged is detected.
-    """
-    return zlib.compress(encode_roi(roi).SerializeToString(), FAST)
-
-
-def _unpack_roi(data: bytes) -> Roi:
-    """Unpack what `_pack_roi` packed; raise ChecksumMismatch if its voxels are damaged."""
-    return decode_roi(pb.ReadRequest.FromString(zlib.decompress(data)).roi)
-
-
-def _unpack_verdict(data: bytes) -> Verdict:
-    verdict = decode_response(pb.ReadResponse.FromString(data))
-    if not isinstance(verdict, Verdict):
-        raise TypeError(f"expected a stored verdict, got {verdict!r}")
-    return verdict
+SMALL = 6
+"""zlib level of what was stored fast: 3 ms an ROI of 48 voxels a side."""
 
 
 TABLES = """
@@ -161,39 +142,40 @@ class PendingStore:
         database: sqlite3.Connection,
         on_step: StepHook,
         trail: AuditTrail,
-        export: Callable[[str, Iterable[int]], None] = lambda _key, _versions: None,
+        export: Callable[[str, Iterable[int]], None],
     ) -> None:
         self._database, self._durable = database, partial(durable, database, on_step)
         self._trail, self._export = trail, export
 
     def save(
-        self, context: AmendmentContext, answers: EscalationResult, rois: Sequence[Roi]
+        self,
+        key: str,
+        version: int,
+        reason: str,
+        context: bytes,
+        rois: Iterable[RoiRow],
+        verdicts: Iterable[VerdictRow] = (),
     ) -> None:
-        """Save what is pending for a report that is about to go out.
+        """Save what is pending for this version of a report, which is about to go out.
 
-        ``answers`` are those that came in time, ``rois`` the pending ROIs, most valuable first,
-        those to characterize last. Nothing is saved if there are none.
+        ``verdicts`` are those that came in time, ``reason`` says why the others did not.
         """
-        key = context.report.study_key
-        if not rois:
-            self.delete(key)
-            return
-        head = (key, PendingStep.SAVED.value, context.report.version, answers.reason)
-        count = sum(roi.roi_id not in context.plan.characterize for roi in rois)
         with self._durable(PendingStep.SAVED):
-            self.delete(key)  # of an earlier attempt, or of a version with fewer images
-            for table in ("pending_rois", "pending_verdicts"):  # left if a person deleted rows
+            # of an earlier attempt, of a version with fewer images, or left by a person
+            for table in ("pending", "pending_rois", "pending_verdicts"):
                 self._database.execute(f"DELETE FROM {table} WHERE study_key = ?", (key,))
             query = "INSERT INTO pending (study_key, step, version, reason, context) VALUES"
-            self._database.execute(f"{query} (?, ?, ?, ?, ?)", (*head, context.to_bytes()))
+            row = (key, PendingStep.SAVED.value, version, reason, context)
+            self._database.execute(f"{query} (?, ?, ?, ?, ?)", row)
             self._database.executemany(
                 "INSERT INTO pending_rois (study_key, roi_id, priority, roi) VALUES (?, ?, ?, ?)",
-                [
-                    (key, roi.roi_id, i if i < count else CHARACTERIZATION + i, _pack_roi(roi))
-                    for i, roi in enumerate(rois)
-                ],
+                [(key, *row) for row in rois],
             )
-            self._insert(key, context.report.version, answers)
+            self._insert(key, version, verdicts)
+
+    def delete(self, key: str) -> None:
+        """Delete what is pending for a study that was read again, and has nothing pending."""
+        self._database.execute("DELETE FROM pending WHERE study_key = ?", (key,))
 
     def publish(self, key: str) -> None:
         """Mark the report as written; part of the transaction that marks it for the study."""
@@ -208,21 +190,12 @@ class PendingStore:
             "DELETE FROM pending WHERE study_key = ? AND step = ?", (key, PendingStep.SAVED.value)
         )
 
-    def delete(self, key: str) -> None:
-        """Delete all rows of a study that was read again; part of another's transaction."""
-        self._database.execute("DELETE FROM pending WHERE study_key = ?", (key,))
-
-    def follow(self, key: str, report: Report) -> None:
-        """Note that a version is out that differs only in its changes and in what was not read."""
-        if not self.has(key) or (read := self.get(key)).version >= report.version:
-            return
-        out = {n: getattr(report, n) for n in ("version", "changes", "other_series")}
-        was = self.context(key)
-        context = replace(was, report=replace(was.report, **out))
+    def follow(self, read: PendingRead, version: int, context: bytes) -> None:
+        """Note that a version is out that has no new verdict; those stored count from the next."""
         query = "UPDATE pending_verdicts SET version = ? WHERE study_key = ? AND version > ?"
         with transaction(self._database):
-            self._move(read, version=report.version, context=context.to_bytes())
-            self._database.execute(query, (report.version + 1, key, read.version))
+            self._move(read, version=version, context=context)
+            self._database.execute(query, (version + 1, read.study_key, read.version))
 
     def at(self, *steps: PendingStep) -> list[PendingRead]:
         """Return the pending reads at these steps.
@@ -242,7 +215,10 @@ class PendingStore:
         Raises:
             KeyError: nothing is pending.
         """
-        return _pending_read(self._row(key, _READ))
+        row = self._database.execute(f"{_READ} WHERE study_key = ?", (key,)).fetchone()
+        if row is None:
+            raise KeyError(f"no read is pending for study {key}")
+        return _pending_read(row)
 
     def has(self, key: str) -> bool:
         """Return whether there is a row of this study."""
@@ -252,97 +228,77 @@ class PendingStore:
         """Return the keys of all studies with a row here."""
         return {row["study_key"] for row in self._database.execute("SELECT study_key FROM pending")}
 
-    def context(self, key: str) -> AmendmentContext:
+    def context(self, key: str) -> bytes:
         """Return the amendment context of the report that is out."""
-        return AmendmentContext.from_bytes(self._row(key)["context"])
+        query = "SELECT context FROM pending WHERE study_key = ?"
+        return bytes(self._database.execute(query, (key,)).fetchone()["context"])
 
-    def rois(self, key: str, below: float = math.inf) -> list[Roi]:
+    def rois(self, key: str, below: float = math.inf) -> list[bytes]:
         """Return the ROIs without a verdict, most valuable first, of priorities ``below`` it."""
         rows = self._database.execute(f"SELECT roi {_OPEN_OF_ONE}", (key, below))
-        return [_unpack_roi(row["roi"]) for row in rows]
+        return [row["roi"] for row in rows]
 
-    def roi(self, key: str, roi_id: int) -> Roi | None:
+    def open_rois(self, key: str) -> tuple[int, ...]:
+        """Return the identifiers of the ROIs without a verdict, most valuable first."""
+        rows = self._database.execute(f"SELECT roi_id {_OPEN_OF_ONE}", (key, math.inf))
+        return tuple(row["roi_id"] for row in rows)
+
+    def roi(self, key: str, roi_id: int) -> bytes | None:
         """Return one of the ROIs; None if it is not stored."""
         query = "SELECT roi FROM pending_rois WHERE study_key = ? AND roi_id = ?"
         row = self._database.execute(query, (key, roi_id)).fetchone()
-        return None if row is None else _unpack_roi(row["roi"])
+        return None if row is None else row["roi"]
 
-    def answers(self, key: str, version: int) -> EscalationResult:
-        """Return all verdicts that ``version`` of the report has, and why it has no more."""
+    def verdicts(self, key: str, version: int) -> list[VerdictRow]:
+        """Return all verdicts that ``version`` of the report has."""
         rows = self._database.execute(
-            "SELECT * FROM pending_verdicts WHERE study_key = ? AND version <= ? ORDER BY roi_id",
+            "SELECT roi_id, verdict, z, y, x FROM pending_verdicts"
+            " WHERE study_key = ? AND version <= ? ORDER BY roi_id",
             (key, version),
-        ).fetchall()
-        verdicts = {row["roi_id"]: _unpack_verdict(row["verdict"]) for row in rows}
-        masks = {
-            row["roi_id"]: unpack_mask(verdicts[row["roi_id"]].mask, (row["z"], row["y"], row["x"]))
-            for row in rows
-            if verdicts[row["roi_id"]].mask
-        }
-        return EscalationResult(verdicts, masks=masks, reason=self.get(key).reason)
+        )
+        return [VerdictRow(*row) for row in rows]
 
-    def count_attempt(self, read: PendingRead) -> PendingRead:
-        """Count an attempt before it begins, in case it kills the process."""
-        with self._durable(PendingStep.RETRYING):
-            self._move(read, attempts=read.attempts + 1)
-        return self.get(read.study_key)
-
-    def add_verdicts(self, read: PendingRead, answers: EscalationResult) -> PendingRead:
-        """Store new verdicts, and move to AMENDING; an ROI keeps its first verdict."""
-        with self._durable(PendingStep.AMENDING):
-            self._move(read, step=PendingStep.AMENDING.value, reason=answers.reason, attempts=0)
-            self._insert(read.study_key, read.version + 1, answers)
-        return self.get(read.study_key)
-
-    def give_up(self, read: PendingRead, reason: str) -> PendingRead:
-        """Stop retrying, and move to AMENDING: the last version gives the reason."""
-        with self._durable(PendingStep.AMENDING):
-            self._move(read, step=PendingStep.AMENDING.value, reason=reason, gives_up=True)
-        return self.get(read.study_key)
-
-    def give_up_characterizations(self, read: PendingRead) -> PendingRead:
-        """Delete the ROIs to characterize, and move to AMENDING; the other ones stay pending."""
-        with self._durable(PendingStep.AMENDING):
-            self._move(read, step=PendingStep.AMENDING.value)
-            self._database.execute(
-                "DELETE FROM pending_rois WHERE study_key = ? AND priority >= ?",
-                (read.study_key, CHARACTERIZATION),
-            )
-        return self.get(read.study_key)
-
-    def open_rois(self, read: PendingRead) -> tuple[int, ...]:
-        """Return the identifiers of the ROIs without a verdict, most valuable first."""
-        rows = self._database.execute(f"SELECT roi_id {_OPEN_OF_ONE}", (read.study_key, math.inf))
-        return tuple(row["roi_id"] for row in rows)
-
-    def version_written(
+    def advance(
         self,
         read: PendingRead,
-        context: AmendmentContext,
+        step: PendingStep,
+        *,
+        verdicts: Iterable[VerdictRow] = (),
+        below: float = math.inf,
         facts: Mapping[str, Any] = MappingProxyType({}),
-    ) -> PendingStep:
-        """Note that the next version is out; return PENDING, or CLOSED if it is the last.
+        exported: int = 0,
+        **columns: object,
+    ) -> PendingRead:
+        """Make a step durable, with what else is said of it; return the read after it.
 
-        ``facts`` are for the audit trail.
+        RETRYING leaves the row at its step. AMENDING adds ``verdicts`` for the next version; an
+        ROI keeps its first one, and those with a priority that is not ``below`` are given up.
+        PENDING and CLOSED have that version out, the report's version ``exported``; ``facts`` are
+        for the audit trail.
+
+        Raises:
+            WrongStep: another process has changed the row.
         """
-        key, more = read.study_key, bool(self.open_rois(read)) and not read.gives_up
-        step = PendingStep.PENDING if more else PendingStep.CLOSED
+        key = read.study_key
+        if step is not PendingStep.RETRYING:
+            columns["step"] = step.value
+        is_out = step in (PendingStep.PENDING, PendingStep.CLOSED)
         with self._durable(step):
-            version, stored = read.version + 1, context.to_bytes()
-            self._move(read, step=step.value, version=version, context=stored)
-            self._trail.record(Event.AMENDED, study_key=key, **facts)
-            self._export(key, (context.report.version,))
-            # Answered ROIs are not needed any more. After the last version everything goes:
-            # deleting the row deletes its ROIs and verdicts.
-            if more:
-                self._database.execute(
-                    "DELETE FROM pending_rois WHERE study_key = ?1 AND roi_id IN"
-                    " (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1)",
-                    (key,),
-                )
-            else:
-                self._database.execute("DELETE FROM pending WHERE study_key = ?", (key,))
-        return step
+            self._move(read, **columns, version=read.version + is_out)
+            self._insert(key, read.version + 1, verdicts)
+            # answered ROIs are not needed any more once their version is out
+            self._database.execute(
+                "DELETE FROM pending_rois WHERE study_key = ?1 AND (priority >= ?2 OR ?3 AND roi_id"
+                " IN (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1))",
+                (key, below, is_out),
+            )
+            if is_out:
+                self._trail.record(Event.AMENDED, study_key=key, **facts)
+                self._export(key, (exported,))
+            after = self.get(key)
+            if step is PendingStep.CLOSED:
+                self.delete(key)  # and so its ROIs and verdicts
+        return after
 
     def add_age(self, seconds: float) -> None:
         """Make every pending read older by ``seconds``."""
@@ -383,22 +339,11 @@ class PendingStore:
         )
         return True
 
-    def _row(self, key: str, select: str = "SELECT * FROM pending") -> sqlite3.Row:
-        found = self._database.execute(f"{select} WHERE study_key = ?", (key,))
-        row: sqlite3.Row | None = found.fetchone()
-        if row is None:
-            raise KeyError(f"no read is pending for study {key}")
-        return row
-
-    def _insert(self, key: str, version: int, answers: EscalationResult) -> None:
-        rows: list[tuple[object, ...]] = []
-        for roi_id, verdict in answers.verdicts.items():
-            mask = answers.masks.get(roi_id)
-            packed, shape = (b"", (0, 0, 0)) if mask is None else (pack_mask(mask), mask.shape)
-            stored = encode_response(replace(verdict, mask=packed)).SerializeToString()
-            rows.append((key, roi_id, version, stored, *shape))
+    def _insert(self, key: str, version: int, verdicts: Iterable[VerdictRow]) -> None:
         self._database.executemany(
-            "INSERT OR IGNORE INTO pending_verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows
+            "INSERT OR IGNORE INTO pending_verdicts"
+            " (study_key, version, roi_id, verdict, z, y, x) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(key, version, *row) for row in verdicts],
         )
 
     def _move(self, read: PendingRead, **changes: object) -> None:
@@ -415,35 +360,3 @@ class PendingStore:
 def _pending_read(row: sqlite3.Row) -> PendingRead:
     flags = {name: bool(row[name]) for name in ("gives_up", "undecided", "uncharacterized")}
     return PendingRead(**{**row, **flags, "step": PendingStep(row["step"])})
-
-
-PersistPending = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]
-"""Saves what is pending for a report that is about to go out, and what it was made from."""
-
-
-def persist_in(store: PendingStore) -> PersistPending:
-    """Return the stage that saves the ROIs without a verdict in ``store``."""
-
-    def persist(
-        report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed
-    ) -> None:
-        plan, answers = assessment.plan, assessment.answers
-        context = AmendmentContext(report, plan, reader.thresholds, reader.weights, box.geometry)
-        pending = replace(plan, send=pending_candidates(plan, answers), sizes=())
-        store.save(context, answers, cut_rois(pending, box))
-
-    return persist
-
-
-def pending_candidates(plan: Plan, answers: EscalationResult) -> tuple[int, ...]:
-    """Return the candidates whose second reading is pending, most valuable first.
-
-    A candidate is pending if the cloud was to read it and no verdict came by the deadline: time
-    was short, or the cloud did not answer, or refused. An audit is never pending. Findings of the
-    edge come last: their verdicts change no decision.
-    """
-    if answers.switched_off:
-        return ()
-    requested = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
-    undecided = [i for i in requested if plan.decisions[i].route is Route.ESCALATE]
-    return tuple(i for i in (*undecided, *plan.characterize) if i not in answers.verdicts)

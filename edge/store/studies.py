@@ -7,12 +7,11 @@ done with a study is recorded in the audit trail, in the transaction of its step
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from edge.audit import Event
@@ -33,7 +32,7 @@ from edge.database import (
 )
 from edge.job import new_study_key
 from edge.store import later_parts, pending
-from edge.store.later_parts import PartStore
+from edge.store.later_parts import LaterPart, PartStore
 from edge.store.pending import PendingStore
 from edge.store.record import Record, record_of
 from edge.store.steps import BEFORE, Step
@@ -64,6 +63,29 @@ CREATE INDEX IF NOT EXISTS by_step ON studies (step);
 
 MIGRATIONS = (Migration(1, _TABLES + later_parts.TABLES + pending.TABLES),)
 """Those of the core."""
+
+NOT_REFUSED: Mapping[str, str] = {"kind": "", "reason": "", "file": ""}
+"""The columns of a study that say why it was refused, where it was not."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes durable with a step of a study, in one transaction.
+
+    Attributes:
+        columns: of its row.
+        facts: for the audit trail, which has CLAIMED after CLAIMING, REPORTED and QUARANTINING.
+        versions: of its report that are out, and whose export begins.
+        part: what it is to an earlier study, if it is a later part of one.
+    """
+
+    columns: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    versions: Iterable[int] = ()
+    part: LaterPart | None = None
+
+
+NO_CHANGE = Change()
 
 E = TypeVar("E")
 
@@ -123,8 +145,7 @@ class StudyStore:
         The first of ``report_names`` that is free becomes its folder in the outbox.
         """
         self._on_step(Step.CLAIMING, False)
-        row = {"members": json.dumps(members)}
-        record = self._insert(new_study_key(), Step.CLAIMING, report_names, row)
+        record = self._insert(new_study_key(), Step.CLAIMING, members, report_names)
         if record is not None:
             self._on_step(Step.CLAIMING, True)
         return record
@@ -135,45 +156,29 @@ class StudyStore:
         step: Step,
         members: tuple[str, ...],
         report_names: Iterator[str],
-        reason: Mapping[str, str],
-        versions: Iterable[int] = (),
+        change: Change = NO_CHANGE,
     ) -> Record | None:
         """Insert a study that lies in the folders without a row, at this step.
 
-        ``reason`` says why it was quarantined. ``versions`` of its report are out, and are exported
-        again. Return None while another study of the same name is being claimed.
+        Return None while another study of the same name is being claimed.
         """
-
-        def also() -> None:
-            facts = {"step": step.value, "name": members[0]}
-            self.trail.record(Event.ADOPTED, study_key=key, **facts)
-            self._reported(key, versions)
-
-        row = {"members": json.dumps(members), **reason}
-        return self._insert(key, step, report_names, row, also)
+        return self._insert(key, step, members, report_names, change)
 
     def has(self, key: str) -> bool:
         """Return whether there is a record of this study."""
         query = "SELECT 1 FROM studies WHERE id = ?"
         return self.database.execute(query, (key,)).fetchone() is not None
 
-    def settle(
-        self,
-        key: str,
-        step: Step,
-        reason: Mapping[str, str] = MappingProxyType({}),
-        versions: Iterable[int] = (),
-    ) -> None:
+    def settle(self, key: str, step: Step, change: Change) -> None:
         """Set a study to the step at which its files are, whatever step it was at.
 
-        ``reason`` says why it was quarantined. A pending read that was saved is published, and
-        ``versions`` of its report are exported.
+        A pending read that was saved is published.
         """
         with transaction(self.database):
-            self._set(key, step, {"kind": "", "reason": "", "file": "", **reason})
+            self._set(key, step, {**NOT_REFUSED, **change.columns})
             self.pending.publish(key)
             self.trail.record(Event.ADOPTED, study_key=key, step=step.value)
-            self._reported(key, versions)
+            self._reported(key, change.versions)
 
     def keys(self) -> set[str]:
         """Return the keys of all studies."""
@@ -204,111 +209,54 @@ class StudyStore:
             self.database.execute("UPDATE studies SET report_name = ? WHERE id = ?", (name, key))
         return self.get(key)
 
-    def advance(
-        self,
-        key: str,
-        step: Step,
-        facts: Mapping[str, Any] = MappingProxyType({}),
-        versions: Iterable[int] = (),
-    ) -> Record:
-        """Make a step durable and return the record after it.
+    def advance(self, key: str, step: Step, change: Change = NO_CHANGE) -> Record:
+        """Make a step durable, with all that changes with it; return the record after it.
 
-        READING counts an attempt; CLAIMED after READING takes the attempt back. REPORTED also
-        publishes the pending read, and begins the export of ``versions`` of the report. ``facts``
-        are for the audit trail, which has CLAIMED after CLAIMING, and REPORTED.
+        READING counts an attempt; CLAIMED after READING takes the attempt back. REPORTED publishes
+        the pending read, QUARANTINING discards it. A later part whose images are in place (DONE)
+        sets its study back to CLAIMED; what is pending for the report that is out stays until its
+        next version replaces it.
 
         Raises:
-            WrongStep: the study is not at a step before this one.
+            WrongStep: the study, or that of the part, is not at a step before this one.
         """
-        also = partial(self._reported, key, versions)
-        return self._update(key, step, {}, also, facts)
+        with durable(self.database, self._on_step, step):
+            now = self.get(key)
+            if now.step not in BEFORE[step]:
+                expected = [state.value for state in BEFORE[step]]
+                raise WrongStep(f"study {key} is at {now.step.value}, expected {expected}")
+            counted = {Step.READING: now.attempts + 1, Step.CLAIMED: max(now.attempts - 1, 0)}
+            self._set(key, step, {"attempts": counted.get(step, now.attempts), **change.columns})
+            if change.part:
+                self._note_part(key, step, change.part)
+            self._reported(key, change.versions)
+            if step is Step.REPORTED:
+                self.pending.publish(key)
+            if step is Step.QUARANTINING:
+                self.pending.discard(change.part.study_key if change.part else key)
+            taken_back = step is Step.CLAIMED and now.step is Step.READING
+            if step in _RECORDED and not taken_back:
+                self.trail.record(_RECORDED[step], study_key=key, **change.facts)
+        return self.get(key)
 
-    def quarantine(
-        self,
-        key: str,
-        kind: str,
-        reason: str,
-        file: str,
-        facts: Mapping[str, Any] = MappingProxyType({}),
-        versions: Iterable[int] = (),
-    ) -> Record:
-        """Make QUARANTINING durable, with the reason; ``facts`` are for the audit trail.
-
-        The export of ``versions`` of the report begins.
-
-        Raises:
-            WrongStep: the study is not being read.
-        """
-        texts = {"kind": kind, "reason": reason, "file": file}
-        why = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
-        also = partial(self._reported, key, versions)
-        return self._update(key, Step.QUARANTINING, why, also, {**facts, "kind": kind})
-
-    def begin_join(self, key: str, study_key: str, new_images: int) -> Record:
-        """Make JOINING durable for a later part of the study ``study_key``.
-
-        ``new_images`` are those that the study lacks: with none it is a repetition.
-
-        Raises:
-            WrongStep: the part is not at CLAIMED.
-        """
-        also = partial(self.parts.put, key, study_key, 0, new_images)
-        return self._update(key, Step.JOINING, {"attempts": 0}, also)
+    def _note_part(self, key: str, step: Step, part: LaterPart) -> None:
+        """Note a later part; where it has joined its study, that is read again."""
+        self.parts.put(key, part)
+        if step is Step.DONE and not part.version:
+            self.trail.record(Event.REPEATED, study_key=part.study_key, part=key)
+        elif step is Step.DONE:
+            if (at := self.get(part.study_key).step) not in (Step.DONE, Step.QUARANTINED):
+                raise WrongStep(f"study {part.study_key} is at {at.value}")
+            self._set(part.study_key, Step.CLAIMED, {"attempts": 0, **NOT_REFUSED})
+            self.trail.forget_removals(part.study_key)
+            facts = {"part": key, "version": part.version, "images": part.images}
+            self.trail.record(Event.JOINED, study_key=part.study_key, **facts)
 
     def add_changed(self, key: str, study_key: str, images: int, notes: Mapping[str, str]) -> None:
         """Note that ``key`` brought changed images of a study, once; ``notes`` are by study key."""
         with transaction(self.database):
             if sum(self.parts.add_note(*note) for note in notes.items()):
                 self.trail.record(Event.CHANGED, study_key=study_key, part=key, images=images)
-
-    def finish_repetition(self, key: str) -> Record:
-        """End a part that brought nothing new, and is put away; its study stays as it is.
-
-        Raises:
-            WrongStep: the part is not at JOINING.
-        """
-        study_key, _ = self.parts.part(key)
-        record = partial(self.trail.record, Event.REPEATED, study_key=study_key, part=key)
-        return self._update(key, Step.DONE, {"attempts": 0}, record)
-
-    def finish_join(self, key: str, version: int, images: int) -> Record:
-        """End a later part whose images are in place, and set its study back to CLAIMED.
-
-        ``version`` is that of the report with its ``images``. What is pending for the report that
-        is out stays until that version replaces it. Returns the record of the study.
-
-        Raises:
-            WrongStep: the part is not at JOINING, or its study at neither DONE nor QUARANTINED.
-        """
-        study_key, _ = self.parts.part(key)
-
-        def reopen() -> None:
-            self.parts.put(key, study_key, version, images)
-            if (at := self.get(study_key).step) not in (Step.DONE, Step.QUARANTINED):
-                raise WrongStep(f"study {study_key} is at {at.value}")
-            cleared = {"attempts": 0, "kind": "", "reason": "", "file": ""}
-            self._set(study_key, Step.CLAIMED, cleared)
-            self.trail.forget_removals(study_key)
-            facts = {"part": key, "version": version, "images": images}
-            self.trail.record(Event.JOINED, study_key=study_key, **facts)
-
-        self._update(key, Step.DONE, {"attempts": 0}, reopen)
-        return self.get(study_key)
-
-    def set_apart(self, key: str, images: int, why: Mapping[str, str], note: str) -> None:
-        """Make QUARANTINING durable for a later part with which its study cannot be read.
-
-        ``why`` are columns of its row. ``note`` is for the report of the study, which stays at its
-        step.
-        """
-        study_key, _ = self.parts.part(key)
-
-        def also() -> None:
-            self.parts.put(key, study_key, 0, images)
-            self.parts.add_note(study_key, note)
-            self.pending.discard(study_key)
-
-        self._update(key, Step.QUARANTINING, why, also, {"kind": why["kind"]})
 
     def forget_report(self, key: str) -> None:
         """Delete what the extensions know of a report that is gone."""
@@ -371,58 +319,37 @@ class StudyStore:
         self,
         key: str,
         step: Step,
+        members: tuple[str, ...],
         report_names: Iterator[str],
-        values: Mapping[str, str],
-        also: Callable[[], None] = lambda: None,
+        adopted: Change | None = None,
     ) -> Record | None:
         """Insert a study; return None while another of the same name is being claimed."""
         try:
             with transaction(self.database):
                 row = {
                     "id": key,
-                    "step": step.value,
+                    "members": json.dumps(members),
                     "report_name": self._first_free(report_names),
+                    "step": step.value,
                     "created": _now(),
                     "updated": _now(),
-                    **values,
+                    **(adopted.columns if adopted else {}),
                 }
-                columns, marks = ", ".join(row), _marks(row)
-                query = f"INSERT INTO studies ({columns}) VALUES ({marks})"
+                query = f"INSERT INTO studies ({', '.join(row)}) VALUES ({_marks(row)})"
                 self.database.execute(query, [*row.values()])
-                also()
+                if adopted:
+                    facts = {"step": step.value, "name": members[0]}
+                    self.trail.record(Event.ADOPTED, study_key=key, **facts)
+                    self._reported(key, adopted.versions)
         except sqlite3.IntegrityError:
             return None
-        return self.get(key)
-
-    def _update(
-        self,
-        key: str,
-        step: Step,
-        changes: Mapping[str, object],
-        also: Callable[[], None] = lambda: None,
-        facts: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Record:
-        """Make a step durable, with these ``changes`` of columns and what is done ``also``."""
-        with durable(self.database, self._on_step, step):
-            now = self.get(key)
-            if now.step not in BEFORE[step]:
-                expected = [state.value for state in BEFORE[step]]
-                raise WrongStep(f"study {key} is at {now.step.value}, expected {expected}")
-            counted = {Step.READING: now.attempts + 1, Step.CLAIMED: max(now.attempts - 1, 0)}
-            self._set(key, step, {"attempts": counted.get(step, now.attempts), **changes})
-            also()
-            if step is Step.REPORTED:
-                self.pending.publish(key)
-            if step is Step.QUARANTINING:
-                self.pending.discard(key)
-            taken_back = step is Step.CLAIMED and now.step is Step.READING
-            if step in _RECORDED and not taken_back:
-                self.trail.record(_RECORDED[step], study_key=key, **facts)
         return self.get(key)
 
     def _set(self, key: str, step: Step, changes: Mapping[str, object]) -> None:
         """Set step and other columns of a study; part of an open transaction."""
         row = {**changes, "step": step.value, "updated": _now()}
+        for name in changes.keys() & NOT_REFUSED.keys():  # the name of a file may be no UTF-8
+            row[name] = str(row[name]).encode("utf-8", "replace").decode()
         columns = ", ".join(f"{column} = ?" for column in row)
         self.database.execute(f"UPDATE studies SET {columns} WHERE id = ?", [*row.values(), key])
 

@@ -30,12 +30,11 @@ from edge.dicom_out.deliver import made_objects
 from edge.escalation.client import SecondReader, open_second_reader
 from edge.escalation.rois import EscalationResult, mask_of
 from edge.job import Job
-from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.pipeline import PersistPending, Pipeline, StudyResult, read_and_report
 from edge.report.write import write_version
 from edge.run import run_agent
 from edge.settings.core import EdgeSettings
 from edge.settings.targets import DicomTarget, DicomWebTarget
-from edge.store.pending import PersistPending
 from evaluation.accuracy.readers import InProcess
 from evaluation.faults.fault_points import AMENDED, NAME_OF, OBJECTS, REPORT, Order, Trigger, fill
 from evaluation.receiving.archive import AE_TITLE

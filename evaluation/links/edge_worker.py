@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edge.amend.persist import persist_in
 from edge.assemble import open_pipeline
 from edge.database import Schema
 from edge.job import Job
@@ -20,7 +21,6 @@ from edge.reader import EdgeReader
 from edge.report.compose import Assessment
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings, load_settings
-from edge.store.pending import persist_in
 from edge.store.studies import StudyStore
 from evaluation.accuracy.detect import ledger_s, refusal
 from evaluation.accuracy.readers import ScreenedOnce

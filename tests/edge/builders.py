@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from edge.agent.inbox import Inbox
-from edge.agent.study import process_study
+from edge.agent.study import Work, process_study
 from edge.amend.amender import Amender, RetryBudget
+from edge.amend.persist import persist_in
 from edge.assemble import build_pipeline
 from edge.database import Schema, StepHook
 from edge.decide import Plan, Situation, Thresholds, decide
@@ -28,13 +29,12 @@ from edge.guarantee import Terms
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights
-from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.pipeline import PersistPending, Pipeline, StudyResult, read_and_report
 from edge.report.folder import report_names
 from edge.report.model import Report
 from edge.run import PARTS
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings, load_settings
-from edge.store.pending import PersistPending, persist_in
 from edge.store.record import Record
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
@@ -362,7 +362,7 @@ class Site:
             persist = persist_in(self.store.pending)
             return read_and_report(replace(pipeline, persist_pending=persist), job)
 
-        process_study(record, None, self.places, self.store, read, 60.0, [].append)
+        process_study(record, Work(self.places, self.store, read, 60.0, [].append))
         return self.store.get(record.id)
 
     def turns(self, after_s: float = 0.0) -> None:

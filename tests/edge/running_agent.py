@@ -23,20 +23,31 @@ from typer.testing import CliRunner, Result
 
 from edge.cli.main import app
 from edge.database import StepHook
+from edge.escalation.client import NoSecondReader
 from edge.job import Job
 from edge.part import Agent, Panel, Part
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import PersistPending, StudyResult, read_and_report
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from edge.retention import RetentionPart
 from edge.run import ReadStudy, run_agent, site_of
 from edge.settings.core import EdgeSettings
-from edge.store.pending import PendingStep, PersistPending
+from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from edge.telemetry import Telemetry
 from evaluation.world import settings_in
-from tests.edge.builders import ForgetfulCloud, SilentCloud, nothing, pending_pipeline, report_in
+from imaging.dicom.arrival import arrived
+from imaging.errors import IncompleteSeries
+from tests.edge.builders import (
+    ForgetfulCloud,
+    SilentCloud,
+    nothing,
+    pending_pipeline,
+    report_in,
+    report_with,
+    study_at,
+)
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.edge.running_agent"])
@@ -81,6 +92,37 @@ def quick_read(job: Job, persist: PersistPending = nothing_pending) -> StudyResu
         rejection=rejection,
     )
     return StudyResult(report, write_report(report, {}, job.out))
+
+
+class Reader:
+    """The pipeline behind the agent, around a way to read files.
+
+    ``names`` and ``read`` are the names and images of the studies that it got. A study with fewer
+    than ``enough`` images is refused.
+    """
+
+    def __init__(
+        self,
+        enough: int = 0,
+        files: Callable[[Path], Any] = study_at,
+        second: Any = None,
+        **stages: Any,
+    ) -> None:
+        self.names, self.read = list[str](), list[set[str]]()
+        self.second = second or NoSecondReader()
+        self._enough, self._files, self._stages = enough, files, stages
+
+    def __call__(self, job: Job, persist: PersistPending = nothing_pending) -> StudyResult:
+        images = {image.image_uid for image in arrived(job.source)}
+        self.names.append(job.source.name)
+        self.read.append(images)
+
+        def read(path: Path) -> Any:
+            if len(images) < self._enough:
+                raise IncompleteSeries("too few slices: send the whole series", path)
+            return self._files(path)
+
+        return report_with(job, persist, read, self.second, pictures=True, **self._stages)
 
 
 def serve(root: Path, crash: Crash = None, read: ReadStudy = quick_read) -> None:

@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from edge.amend.persist import pending_candidates
 from edge.escalation.client import NoSecondReader
 from edge.findings import SecondReading
 from edge.job import Job
@@ -14,7 +15,6 @@ from edge.report.compose import Assessment
 from edge.report.evidence import OUTLINES, SOURCE
 from edge.report.model import Report, Status
 from edge.report.pictures import draw_pictures
-from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture

@@ -20,10 +20,10 @@ from edge.atomic_files import move as real_move
 from edge.audit import Event
 from edge.folders import AlreadyRunning, exclusive
 from edge.job import Job
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.report.compose import AMENDED_LATER, NOT_AMENDED
 from edge.run import draining, run_agent
-from edge.store.pending import PendingStep, PersistPending
+from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.telemetry import Telemetry
 from evaluation.world import settings_in

@@ -24,10 +24,11 @@ from edge.run import ReadStudy, run_agent
 from edge.store.repair import damaged_databases
 from edge.store.steps import Step
 from evaluation.world import settings_in
-from tests.edge.agent.test_join import FIRST, REST, Reader, assert_one_study, send
+from tests.edge.agent.test_join import FIRST, REST, assert_one_study, send
 from tests.edge.builders import open_store, put, put_all, report_in
 from tests.edge.running_agent import (
     Killed,
+    Reader,
     command,
     database,
     killed,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,18 @@ from pydicom import Dataset, dcmread
 from structlog.testing import capture_logs
 
 from edge.agent import join, study
-from edge.escalation.client import NoSecondReader
-from edge.job import Job
-from edge.pipeline import StudyResult
 from edge.queue import queued, requeue
 from edge.run import site_of
-from edge.store.pending import PendingStep, PersistPending
+from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from evaluation.world import settings_in
 from imaging.dicom.arrival import arrived, files_of
 from imaging.read import read_study
-from tests.edge.builders import SilentCloud, Site, open_store, report_in, report_with
+from imaging.volume import Study
+from tests.edge.builders import SilentCloud, Site, open_store, report_in
 from tests.edge.running_agent import (
     Killed,
+    Reader,
     a_version_for_each_verdict,
     database,
     killed,
@@ -38,20 +37,13 @@ NUMBERED = SmallCt(count=20)
 FIRST = {str(image.SOPInstanceUID) for image in NUMBERED.images()}
 
 
-@dataclass
-class Reader:
-    """The agent's pipeline with its real reader of files, and a screener that sees three places."""
+def files(path: Path) -> Study:
+    """The real reader of files; the screener sees three places."""
+    return replace(found := read_study(path), header=replace(found.header, age="060Y"))
 
-    second: Any = field(default_factory=NoSecondReader)
-    read: list[set[str]] = field(default_factory=list)
 
-    def __call__(self, job: Job, persist: PersistPending) -> StudyResult:
-        self.read.append({image.image_uid for image in arrived(job.source)})
-
-        def read(path: Path) -> Any:
-            return replace(found := read_study(path), header=replace(found.header, age="060Y"))
-
-        return report_with(job, persist, read, self.second, pictures=True)
+def reader_with(second: Any = None) -> Reader:
+    return Reader(files=files, second=second)
 
 
 def send(root: Path, name: str, images: Sequence[Dataset]) -> Path:
@@ -183,7 +175,7 @@ def test_a_report_that_was_read_is_never_replaced_by_a_refusal(
     tmp_path: Path, part: Callable[[], list[Dataset]]
 ) -> None:
     with capture_logs() as lines:
-        first = first_and(tmp_path, Reader(), part)
+        first = first_and(tmp_path, reader_with(), part)
     assert_apart(tmp_path, first, len(part()))
     assert [one["log_level"] for one in lines if one["event"] == "later images set apart"]
     assert not [one for one in lines if one["event"] == "study failed"]
@@ -194,7 +186,7 @@ def test_a_part_that_can_be_read_makes_the_next_version(
     tmp_path: Path, part: Callable[[], list[Dataset]]
 ) -> None:
     """Images with the pixels of others show nothing new: the first ones are read."""
-    reader = Reader()
+    reader = reader_with()
     first = first_and(tmp_path, reader, part)
     newest = report_in(tmp_path) if len(reader.read[1]) > 20 else report_in(tmp_path, "b")
     assert newest["rejection"] is None
@@ -207,7 +199,7 @@ def test_an_image_that_cannot_be_read_costs_no_report_where_another_series_could
     tmp_path: Path,
 ) -> None:
     """Without it, the series that was read is still the best one."""
-    reader = Reader()
+    reader = reader_with()
     thick = SmallCt(count=11, spacing_mm=5.0, series="2").images()
     send(tmp_path, "a", [*NUMBERED.images(), *thick])
     work_off(tmp_path, reader)
@@ -220,7 +212,7 @@ def test_an_image_that_cannot_be_read_costs_no_report_where_another_series_could
 
 
 def test_a_refused_study_is_refused_again_with_a_part_that_mends_nothing(tmp_path: Path) -> None:
-    reader = Reader()
+    reader = reader_with()
     send(tmp_path, "a", [*NUMBERED.images(), *some()()])
     work_off(tmp_path, reader)
     send(tmp_path, "b", SmallCt(count=21).images()[20:])
@@ -231,7 +223,7 @@ def test_a_refused_study_is_refused_again_with_a_part_that_mends_nothing(tmp_pat
 def test_requeue_reads_what_the_report_has_and_the_same_part_again_adds_no_version(
     tmp_path: Path,
 ) -> None:
-    reader, site = Reader(), site_of(settings_in(tmp_path))
+    reader, site = reader_with(), site_of(settings_in(tmp_path))
     first_and(tmp_path, reader, UNREADABLE["stray"])
     assert requeue(None, site) == ["b"]
     settle(tmp_path, reader)
@@ -250,7 +242,7 @@ def test_requeue_reads_what_the_report_has_and_the_same_part_again_adds_no_versi
 
 def test_what_the_part_has_twice_stays_with_it(tmp_path: Path) -> None:
     """A part that brings some of the images again, and one that is wrong."""
-    first = first_and(tmp_path, Reader(), lambda: [*NUMBERED.images()[:5], *some()()])
+    first = first_and(tmp_path, reader_with(), lambda: [*NUMBERED.images()[:5], *some()()])
     (place,) = (tmp_path / "state" / "quarantine").glob("*/study/b")
     assert len([*arrived(place)]) == 6
     assert not [*(tmp_path / "state" / "done").rglob("b")]
@@ -262,7 +254,7 @@ def test_what_is_pending_for_the_report_amends_it_still(tmp_path: Path, stays: b
     """A part comes while the cloud is away; with one that can be read, the newer read counts."""
     cloud = SilentCloud()
     part = UNREADABLE["stray"] if stays else READABLE["the slice that follows"]
-    first = first_and(tmp_path, Reader(cloud), part)
+    first = first_and(tmp_path, reader_with(cloud), part)
     second = report_in(tmp_path)
     assert (first["status"], second["status"]) == ("provisional", "provisional")
     cloud.answers += [2]
@@ -278,7 +270,7 @@ def test_what_is_pending_for_the_report_amends_it_still(tmp_path: Path, stays: b
 
 
 def test_a_report_is_not_amended_while_its_study_is_read_again(tmp_path: Path) -> None:
-    reader = Reader(SilentCloud([2]))
+    reader = reader_with(SilentCloud([2]))
     first_before(tmp_path, reader)
     with pytest.raises(Killed):
         work_off(tmp_path, reader, once_at(Step.READING, True))
@@ -290,7 +282,7 @@ def test_a_report_is_not_amended_while_its_study_is_read_again(tmp_path: Path) -
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("step", [Step.DONE, Step.READING, Step.QUARANTINING, Step.REPORTED])
 def test_killed_at_any_step_the_report_stands(tmp_path: Path, step: Step, durable: bool) -> None:
-    reader = Reader()
+    reader = reader_with()
     first = first_before(tmp_path, reader)
     with pytest.raises(Killed):
         work_off(tmp_path, reader, once_at(step, durable))
@@ -306,7 +298,7 @@ def test_killed_at_any_step_the_report_stands(tmp_path: Path, step: Step, durabl
 def test_killed_between_two_steps_the_report_stands(
     tmp_path: Path, module: Any, name: str, is_done: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader, act = Reader(), getattr(module, name)
+    reader, act = reader_with(), getattr(module, name)
     first = first_before(tmp_path, reader)
 
     def fragile(*given: Any) -> Any:
@@ -323,7 +315,7 @@ def test_killed_between_two_steps_the_report_stands(
 
 
 def test_a_lost_database_in_between_costs_nothing(tmp_path: Path) -> None:
-    reader = Reader()
+    reader = reader_with()
     first = first_before(tmp_path, reader)
     with pytest.raises(Killed):
         work_off(tmp_path, reader, once_at(Step.QUARANTINING, True))

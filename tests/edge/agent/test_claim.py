@@ -7,7 +7,7 @@ import pytest
 
 from edge.agent import claim as claiming
 from edge.agent.claim import claim, resume_claim
-from edge.agent.inbox import CompleteStudy
+from edge.agent.inbox import InboxEntry
 from edge.folders import AgentFolders
 from edge.report.folder import owner_of, take_folder
 from edge.store.record import Record
@@ -24,7 +24,7 @@ def folders_in(root: Path) -> AgentFolders:
     return folders
 
 
-def take(study: CompleteStudy, root: Path, store: StudyStore) -> Record | None:
+def take(study: InboxEntry, root: Path, store: StudyStore) -> Record | None:
     return claim(study, folders_in(root), store, lambda _key, _since_s: None)
 
 
@@ -40,7 +40,7 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(
     inbox.mkdir()
     (inbox / "x.mhd").write_text("ElementDataFile = x.raw\n")
     (inbox / "x.raw").symlink_to("../gone/x.raw")
-    record = take(CompleteStudy(("x.mhd", "x.raw"), "p", 0.0), tmp_path, store)
+    record = take(InboxEntry(("x.mhd", "x.raw"), "p", since_s=0.0), tmp_path, store)
     assert record is not None
     assert record.step is Step.CLAIMED
     moved = tmp_path / "state" / "work" / record.id / "x.raw"
@@ -50,7 +50,7 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(
 
 def test_a_study_that_another_took_is_forgotten(tmp_path: Path, store: StudyStore) -> None:
     put(tmp_path / "inbox", "a").rename(tmp_path / "elsewhere")
-    assert take(CompleteStudy(("a", "a.done"), "p", 0.0), tmp_path, store) is None
+    assert take(InboxEntry(("a", "a.done"), "p", since_s=0.0), tmp_path, store) is None
     assert store.at(*Step) == []
     assert list((tmp_path / "state" / "work").iterdir()) == []
 

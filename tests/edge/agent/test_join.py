@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydicom import Dataset
@@ -12,48 +11,16 @@ from edge.agent import join
 from edge.amend.amender import Amender
 from edge.atomic_files import move
 from edge.audit import Event
-from edge.escalation.client import NoSecondReader
-from edge.job import Job
-from edge.pipeline import StudyResult
-from edge.store.pending import PendingStep, PersistPending
+from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.trail.records import records_after
 from imaging.dicom.arrival import arrived
-from imaging.errors import IncompleteSeries
-from tests.edge.builders import (
-    UNHURRIED,
-    HandClock,
-    SilentCloud,
-    open_store,
-    report_in,
-    report_with,
-    study_at,
-)
-from tests.edge.running_agent import Killed, database, once_at, statuses, work_off
+from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, open_store, report_in
+from tests.edge.running_agent import Killed, Reader, database, once_at, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
 IMAGES = SmallCt(count=20).images()
 WHOLE = {str(image.SOPInstanceUID) for image in IMAGES}
-
-
-class Reader:
-    """The pipeline behind the agent: a study with fewer than ``enough`` images is refused."""
-
-    def __init__(self, enough: int = 0, pending: bool = False) -> None:
-        self.read: list[set[str]] = []
-        self._enough = enough
-        self._second = SilentCloud() if pending else NoSecondReader()
-
-    def __call__(self, job: Job, persist: PersistPending) -> StudyResult:
-        images = {image.image_uid for image in arrived(job.source)}
-        self.read.append(images)
-
-        def read(path: Path) -> Any:
-            if len(images) < self._enough:
-                raise IncompleteSeries("too few slices: send the whole series", path)
-            return study_at(path)
-
-        return report_with(job, persist, read, self._second, pictures=True)
 
 
 def send(root: Path, name: str, part: slice, images: Sequence[Dataset] = IMAGES) -> None:
@@ -169,7 +136,7 @@ def test_another_series_and_one_of_another_patient_join_nothing(
 
 
 def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_path: Path) -> None:
-    read_parts(tmp_path, Reader(pending=True), FIRST, REST)
+    read_parts(tmp_path, Reader(second=SilentCloud()), FIRST, REST)
     assert_one_study(tmp_path)
     with open_store(database(tmp_path)) as store:
         (read,) = store.pending.at(PendingStep.PENDING)
@@ -292,7 +259,7 @@ def test_reports_of_one_study_with_two_patient_ids_name_each_other(
 
 def test_a_pending_report_that_names_another_gets_its_verdicts(tmp_path: Path) -> None:
     """They make the version after the one that names it, and it still does."""
-    reader = Reader(pending=True)
+    reader = Reader(second=SilentCloud())
     for name, patient in (("a", "wrong"), ("b", "right")):
         send(tmp_path, name, ALL, of_patient(patient))
     work_off(tmp_path, reader)

@@ -8,10 +8,9 @@ import pytest
 
 from edge.job import Job
 from edge.models import live
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.run import STALLED_S, site_of
 from edge.settings.core import load_settings
-from edge.store.pending import PersistPending
 from evaluation.world import settings_in
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate

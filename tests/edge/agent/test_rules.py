@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from edge.escalation.client import NoSecondReader, SecondReader
+from edge.escalation.client import SecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult
 from edge.rules.rule import load_rules
 from edge.rules.selection import selection
-from edge.store.pending import PersistPending
 from imaging.read import read_study
-from tests.edge.builders import SilentCloud, report_in, report_with
-from tests.edge.running_agent import nothing_pending, statuses, work_off
+from imaging.volume import Study
+from tests.edge.builders import SilentCloud, report_in
+from tests.edge.running_agent import Reader, statuses, work_off
 from tests.imaging.small_ct import SmallCt
 
 RULES = """
@@ -38,20 +37,14 @@ def rules(tmp_path: Path) -> Path:
     return file
 
 
-class Reader:
+def reader_by(rules: Path, second: SecondReader | None = None) -> Reader:
     """The pipeline behind the agent, which reads files as the rules say."""
+    loaded = load_rules(rules)
 
-    def __init__(self, rules: Path, second: SecondReader | None = None) -> None:
-        self._rules, self._second = load_rules(rules), second or NoSecondReader()
-        self.read: list[str] = []
+    def read(path: Path) -> Study:
+        return read_study(path, "", selection(loaded, path))
 
-    def __call__(self, job: Job, persist: PersistPending = nothing_pending) -> StudyResult:
-        self.read.append(job.source.name)
-
-        def read(path: Path) -> Any:
-            return read_study(path, "", selection(self._rules, path))
-
-        return report_with(job, persist, read, self._second, rules=self._rules)
+    return Reader(files=read, second=second, rules=loaded)
 
 
 def send(root: Path, name: str, *, calling_ae: str = "CT_1", description: str = "chest") -> None:
@@ -67,7 +60,7 @@ def test_an_ignored_study_is_done_with_a_report_that_names_patient_and_rule(
     rules: Path, tmp_path: Path
 ) -> None:
     send(tmp_path, "a", description="Scout")
-    work_off(tmp_path, Reader(rules), settings={"rules": rules})
+    work_off(tmp_path, reader_by(rules), settings={"rules": rules})
     ignored = report_in(tmp_path, "a")
     assert statuses(tmp_path) == {"a": "ignored"}
     assert ignored["rejection"] is None
@@ -88,9 +81,9 @@ def test_stat_studies_are_read_first_and_the_others_in_their_order(
 ) -> None:
     for name, calling_ae in (("a", "CT_1"), ("b", "ER_1"), ("c", "CT_1"), ("d", "ER_2")):
         send(tmp_path, name, calling_ae=calling_ae)
-    reader = Reader(rules)
+    reader = reader_by(rules)
     work_off(tmp_path, reader, settings={"rules": rules})
-    assert reader.read == ["b", "d", "a", "c"]
+    assert reader.names == ["b", "d", "a", "c"]
     taken = report_in(tmp_path, "b")["rule"]
     assert taken == {"name": "emergency", "action": "read", "priority": "stat", "screening": True}
     assert report_in(tmp_path, "a")["rule"]["name"] == "default"
@@ -106,5 +99,5 @@ def test_the_cloud_is_told_the_priority_of_the_rule(rules: Path, tmp_path: Path)
             return super().read(*said)
 
     send(tmp_path, "b", calling_ae="ER_1")
-    Reader(rules, Listening())(Job(tmp_path / "inbox" / "b", tmp_path / "out"))
+    reader_by(rules, Listening())(Job(tmp_path / "inbox" / "b", tmp_path / "out"))
     assert [str(one) for one in heard] == ["Priority.STAT"]

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from edge.amend.amender import DAY_S, MAX_WAIT_S, MB, QUIET_S, Amender, RetryBudget
+from edge.amend.amendment import AmendmentContext
+from edge.amend.persist import save, unpacked
 from edge.escalation.rois import EscalationResult
 from edge.report.compose import AMENDED_LATER
 from edge.settings.core import load_settings
@@ -112,9 +114,9 @@ def test_verdicts_of_a_study_that_is_read_again_while_some_are_held_wait_as_any(
     key, pending = site.study("a").id, site.store.pending
     site.cloud.answers = [1, 0]
     site.turns()
-    context, rois = pending.context(key), pending.rois(key)
-    pending.delete(key)  # as `StudyStore.finish_join` does
-    pending.save(context, EscalationResult(reason="late"), rois)
+    context = AmendmentContext.from_bytes(pending.context(key))
+    rois = [unpacked(data) for data in pending.rois(key)]
+    save(pending, context, EscalationResult(reason="late"), rois)
     pending.publish(key)
     site.cloud.answers = [0, 1, 0]
     site.turns(MAX_WAIT_S)
@@ -195,7 +197,8 @@ def test_beyond_the_limit_only_the_oldest_pending_read_is_given_up(site: Site) -
     old = site.study("old")
     site.store.pending.add_age(60.0)
     # the order is that of age alone
-    site.store.pending.count_attempt(site.store.pending.get(old.id))
+    read = site.store.pending.get(old.id)
+    site.store.pending.advance(read, PendingStep.RETRYING, attempts=1)
     young = site.study("young")
     # compressing makes no more room
     sql(site.places.state / "s.db", "UPDATE pending_rois SET compressed = 1")

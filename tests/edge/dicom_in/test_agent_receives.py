@@ -13,9 +13,8 @@ from pydicom import Dataset
 
 from edge.audit import Event
 from edge.job import Job
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.settings.core import EdgeSettings
-from edge.store.pending import PersistPending
 from edge.trail.records import TrailRecord, records_after
 from imaging.dicom.arrival import arrived
 from imaging.errors import NotCt

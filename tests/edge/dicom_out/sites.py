@@ -27,7 +27,7 @@ from edge.report.model import Report, Status
 from edge.report.write import write_report, write_version
 from edge.settings.targets import DicomTarget, DicomWebTarget
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
+from edge.store.studies import Change, StudyStore
 from evaluation.world import settings_in
 from tests.dicom_peers import write_object
 from tests.edge.builders import HandClock, nothing, open_claim, open_store
@@ -104,7 +104,7 @@ class Deliveries:
         out = self.outbox / name
         assert take_folder(out, record.id)
         write_report(report_of(record.id), {}, out)
-        self.store.advance(record.id, Step.REPORTED, versions=(1,))
+        self.store.advance(record.id, Step.REPORTED, Change(versions=(1,)))
         self.store.advance(record.id, Step.DONE)
         return record.id
 

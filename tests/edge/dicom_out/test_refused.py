@@ -12,8 +12,7 @@ from pynetdicom import AllStoragePresentationContexts
 from edge.dicom_out.deliver import made_objects
 from edge.folders import DONE
 from edge.job import Job
-from edge.pipeline import StudyResult
-from edge.store.pending import PersistPending
+from edge.pipeline import PersistPending, StudyResult
 from evaluation.world import settings_in
 from imaging.read import read_study
 from tests.dicom_peers import Pacs

@@ -6,7 +6,7 @@ from edge.database import WrongStep
 from edge.report.folder import report_names
 from edge.store.record import Record
 from edge.store.steps import Step
-from edge.store.studies import StudyStore
+from edge.store.studies import Change, StudyStore
 from tests.edge.builders import open_claim, open_store
 
 
@@ -24,7 +24,8 @@ def test_no_step_is_left_out_or_made_twice(store: StudyStore) -> None:
 
 def test_a_quarantined_study_keeps_its_reason(store: StudyStore) -> None:
     key = claimed(store).id
-    store.quarantine(key, "NotCt", "no CT", "odd\udcff.dcm")
+    why = {"kind": "NotCt", "reason": "no CT", "file": "odd\udcff.dcm"}
+    store.advance(key, Step.QUARANTINING, Change(why))
     record = store.advance(key, Step.QUARANTINED)
     assert (record.kind, record.reason, record.file) == ("NotCt", "no CT", "odd?.dcm")
 

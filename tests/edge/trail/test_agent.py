@@ -12,12 +12,11 @@ import pytest
 from edge.audit import Event
 from edge.folders import RECEIVED
 from edge.job import Job
-from edge.pipeline import StudyResult
+from edge.pipeline import PersistPending, StudyResult
 from edge.queue import requeue
 from edge.report.model import Report
 from edge.report.write import write_report
 from edge.run import site_of
-from edge.store.pending import PersistPending
 from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import Verified, verify
 from evaluation.world import settings_in

@@ -1,38 +1,40 @@
 import sqlite3
-import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.audit import AuditTrail
+from edge.amend.persist import answers_of, pending_candidates, save, unpacked, verdict_rows
 from edge.database import WrongStep
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.merge import merge
 from edge.selection import SELECTION_POLICY
-from edge.store.pending import PendingRead, PendingStep, PendingStore, pending_candidates
+from edge.store.pending import PendingRead, PendingStep, PendingStore
 from imaging.volume import Geometry
 from protos.messages import Roi, Verdict
+from tests.edge.amend.test_amendment import context_of, full_report
 from tests.edge.builders import THRESHOLDS, WEIGHTS, open_store, plan_of
-from tests.edge.store.test_amendment import context_of, full_report
+from tests.edge.running_agent import sql
 
 MASK = np.zeros((8, 8, 8), bool)
 MASK[2:5, 3:6, 1:4] = True
+REASON = EscalationResult(reason="dead")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    with open_store(tmp_path / "s.db") as store:
-        yield store.database
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "s.db"
 
 
 @pytest.fixture
-def pending(database: sqlite3.Connection) -> PendingStore:
-    return PendingStore(database, lambda _step, _durable: None, AuditTrail())
+def pending(database: Path) -> Iterator[PendingStore]:
+    with open_store(database) as store:
+        yield store.pending
 
 
 def roi(roi_id: int) -> Roi:
@@ -45,18 +47,21 @@ def verdict(roi_id: int) -> Verdict:
     return Verdict(roi_id, 0.75, 9.0, "m 1", 0.0, 0.001, 0.5, "solid")
 
 
-def pending_read(pending: PendingStore, *, answers: EscalationResult | None = None) -> PendingRead:
-    """A pending read of ROIs 2 and 1, whose report is out."""
-    answers = answers or EscalationResult(reason="dead")
-    pending.save(context_of(full_report()), answers, [roi(2), roi(1)])
+def pending_read(pending: PendingStore, answers: EscalationResult = REASON) -> PendingRead:
+    """A pending read of ROIs 2 and 1, whose report is out in version 2."""
+    save(pending, context_of(full_report()), answers, [roi(2), roi(1)])
     pending.publish("k1")
     return pending.get("k1")
+
+
+def with_verdict(pending: PendingStore, read: PendingRead, *roi_ids: int) -> PendingRead:
+    return pending.advance(read, PendingStep.AMENDING, verdicts=verdict_rows(answered(*roi_ids)))
 
 
 def test_rois_come_back_as_they_were_and_in_their_order(pending: PendingStore) -> None:
     pending_read(pending)
     for _ in range(2):
-        kept = pending.rois("k1")
+        kept = [unpacked(data) for data in pending.rois("k1")]
         assert [r.roi_id for r in kept] == [2, 1]
         for found in kept:
             np.testing.assert_array_equal(found.voxels, roi(found.roi_id).voxels)
@@ -67,76 +72,57 @@ def test_rois_come_back_as_they_were_and_in_their_order(pending: PendingStore) -
 
 
 def test_rows_that_a_deleted_pending_read_left_behind_keep_no_study_from_being_saved(
-    pending: PendingStore, database: sqlite3.Connection
+    pending: PendingStore, database: Path
 ) -> None:
     """The sqlite shell does not delete the regions with their pending read."""
     answers = EscalationResult(reason="dead", verdicts={3: verdict(3)}, masks={3: MASK})
-    pending_read(pending, answers=answers)
-    database.execute("PRAGMA foreign_keys = OFF")
-    database.execute("DELETE FROM pending")
-    database.execute("PRAGMA foreign_keys = ON")
-    pending_read(pending, answers=answers)
-    assert [found.roi_id for found in pending.rois("k1")] == [2, 1]
-
-
-def test_a_damaged_roi_is_compressed_once_and_stays_damaged(
-    pending: PendingStore, database: sqlite3.Connection
-) -> None:
-    pending_read(pending)
-    database.execute("UPDATE pending_rois SET roi = x'00' WHERE roi_id = 2")
-    assert [pending.compress_one() for _ in range(3)] == [True, True, False]
-    with pytest.raises(zlib.error):
-        pending.rois("k1")
-    assert pending.roi("k1", 1) is not None
+    pending_read(pending, answers)
+    sql(database, "DELETE FROM pending")  # foreign keys are off
+    pending_read(pending, answers)
+    assert pending.open_rois("k1") == (2, 1)
 
 
 def test_what_is_not_published_does_not_count_and_is_replaced(pending: PendingStore) -> None:
-    pending.save(context_of(full_report()), EscalationResult(), [roi(1), roi(2)])
-    assert pending.at(PendingStep.PENDING) == []
-    pending.save(context_of(full_report()), EscalationResult(), [roi(3)])
-    assert [r.roi_id for r in pending.rois("k1")] == [3]
-    pending.save(context_of(full_report()), EscalationResult(), [])
-    with pytest.raises(KeyError, match="k1"):
-        pending.get("k1")
+    for rois, kept in (([roi(1), roi(2)], (1, 2)), ([roi(3)], (3,)), ([], ())):
+        save(pending, context_of(full_report()), EscalationResult(), rois)
+        assert pending.at(PendingStep.PENDING) == []
+        assert pending.open_rois("k1") == kept
+    assert pending.keys() == set()
 
 
 def test_verdicts_count_from_their_version_on_with_their_masks(pending: PendingStore) -> None:
     """Those of the first report, then those that came later; each is taken once."""
     first = EscalationResult({0: verdict(0)}, masks={0: MASK}, reason="dead")
-    begun = pending.add_verdicts(
-        pending_read(pending, answers=first), EscalationResult({2: verdict(2), 0: verdict(0)})
-    )
-    assert pending.open_rois(begun) == (1,)
-    before, after = pending.answers("k1", begun.version), pending.answers("k1", begun.version + 1)
-    assert (set(before.verdicts), set(after.verdicts)) == ({0}, {0, 2})
+    begun = with_verdict(pending, pending_read(pending, first), 2, 0)
+    assert pending.open_rois("k1") == (1,)
+    before, after = (answers_of(pending.verdicts("k1", version), "") for version in (2, 3))
+    assert (set(before.verdicts), set(after.verdicts), begun.version) == ({0}, {0, 2}, 2)
     np.testing.assert_array_equal(after.masks[0], MASK)
     assert after.verdicts[2] == verdict(2)
 
 
 def test_a_version_that_is_out_drops_what_was_answered_and_the_last_drops_all(
-    pending: PendingStore, database: sqlite3.Connection
+    pending: PendingStore, database: Path
 ) -> None:
-    made = pending.count_attempt(pending_read(pending))
-    assert made.attempts == 1
-    begun = pending.add_verdicts(made, EscalationResult({2: verdict(2)}))
-    assert pending.version_written(begun, context_of(full_report())) is PendingStep.PENDING
-    again = pending.get("k1")
-    assert (again.version, again.attempts, again.step) == (3, 0, PendingStep.PENDING)
-    assert [r.roi_id for r in pending.rois("k1")] == [1]
-    last = pending.add_verdicts(again, EscalationResult({1: verdict(1)}))
-    assert pending.version_written(last, context_of(full_report())) is PendingStep.CLOSED
-    for table in ("pending", "pending_rois", "pending_verdicts"):
-        assert database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
+    begun = with_verdict(pending, pending_read(pending), 2)
+    again = pending.advance(begun, PendingStep.PENDING)
+    assert (again.version, again.step) == (3, PendingStep.PENDING)
+    assert pending.roi("k1", 2) is None
+    assert pending.open_rois("k1") == (1,)
+    pending.advance(with_verdict(pending, again, 1), PendingStep.CLOSED)
+    with closing(sqlite3.connect(database)) as opened:
+        for table in ("pending", "pending_rois", "pending_verdicts"):
+            assert opened.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
 
 
 def test_no_step_is_made_twice(pending: PendingStore) -> None:
     old = pending_read(pending)
-    begun = pending.add_verdicts(old, EscalationResult({1: verdict(1)}))
+    begun = with_verdict(pending, old, 1)
     with pytest.raises(WrongStep):
-        pending.add_verdicts(old, EscalationResult({2: verdict(2)}))
-    pending.version_written(begun, context_of(full_report()))
+        with_verdict(pending, old, 2)
+    pending.advance(begun, PendingStep.PENDING)
     with pytest.raises(WrongStep):
-        pending.version_written(begun, context_of(full_report()))
+        pending.advance(begun, PendingStep.PENDING)
     assert pending.get("k1").version == begun.version + 1
 
 

@@ -113,9 +113,9 @@ def amend_report(
     ``open_rois`` have none yet. If it gives up, they will not be retried, for the reason in
     ``new``. A characterization whose ROI is not open, for lack of room, will not come either.
     """
-    shown = context.merged(old)
+    shown, merged = (context.merged(answers) for answers in (old, new))
     before = replace(context.report, findings=shown.findings, possible=shown.possible)
-    merged, version = context.merged(new), before.version + 1
+    version = before.version + 1
     numbers = _finding_numbers(before, (*merged.findings, *merged.possible), context.plan)
     after = replace(
         before, findings=merged.findings, possible=merged.possible, finding_numbers=numbers

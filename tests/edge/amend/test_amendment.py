@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.amend.amendment import DERIVED, AmendmentContext, amend_report
 from edge.audit_sampling import Audit, AuditOutcome
 from edge.clinical.sidecar import Clinical
 from edge.decide import Plan
@@ -13,7 +14,6 @@ from edge.findings import SecondReading
 from edge.guarantee import Guarantee
 from edge.report.model import Report, Status
 from edge.rules.rule import Action, AppliedRule
-from edge.store.amendment import DERIVED, AmendmentContext, amend_report
 from imaging.volume import Geometry
 from protos.messages import Priority, Verdict
 from tests.edge.builders import LISTING, TERMS, THRESHOLDS, WEIGHTS, plan_of
