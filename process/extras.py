@@ -6,7 +6,6 @@ from importlib.util import find_spec
 
 PACKAGES = {
     **dict.fromkeys(("torch", "tomli_w", "onnxscript", "matplotlib", "scipy"), "train"),
-    **dict.fromkeys(("hpack", "hyperframe"), "evaluation"),
     "ray": "ray",
 }
 """Packages, and the extra that installs them."""
