@@ -239,15 +239,3 @@ def test_findings_outside_the_lungs_are_counted_also_in_scans_not_fully_marked()
     assert report is not None
     masses = [replace(one, diameter_mm=36.0) for one in report.merged.findings]
     assert scan.outside_lungs(masses) == []  # a mass of that size reaches lung
-
-
-def test_every_table_has_its_rows(scan: WholeScan) -> None:
-    raw = {"scans": [scan_row(scan, Stage.BOTH)], "nodules": nodules_of(scan, Stage.BOTH)}
-    result = {"model": "edge", "cloud_model": "cloud", "raw": raw,
-              **as_dict({"test": [scan]}, Stage.BOTH)}  # fmt: skip
-    rows = {name: whole.table(name).of(result).cells for name in
-            ("curves", "shipped", "either", "verdicts", "nodules", "scans")}  # fmt: skip
-    assert {name: len(of) for name, of in rows.items()} == {
-        "curves": 2, "shipped": 2, "either": 2, "verdicts": 1, "nodules": 7, "scans": 1
-    }  # fmt: skip
-    assert rows["shipped"][1][:5] == ["test", "1", "edge and cloud", "3", "7"]
