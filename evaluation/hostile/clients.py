@@ -174,60 +174,59 @@ def field(name: str, value: str) -> bytes:
     return b"\0" + b"".join(bytes((len(text),)) + text for text in texts)
 
 
-async def _hold(address: str, path: str) -> None:
+async def _hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> None:
     """Open calls over a connection, and send half of each message."""
     part = (b"\0" + (110_000).to_bytes(4)).ljust(16_384, b"\1")
-    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": address,
+    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "cloud",
               "te": "trailers", "content-type": "application/grpc"}  # fmt: skip
     head = b"".join(field(*pair) for pair in fields.items())
-    host, port = address.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     writer.write(PREFACE + frame(SETTINGS))
     number, allowed, opened, due = 1, 65_535, set[int](), list[int]()
-    try:
-        while True:
-            while len(opened) < UNFINISHED:  # others in place of those that were ended
-                writer.write(frame(HEADERS, number, head, END_HEADERS))
-                opened.add(number)
-                due += [number] * PARTS
-                number += 2
-            while due and allowed >= len(part):
-                writer.write(frame(DATA, due.pop(0), part))
-                allowed -= len(part)
-            start = await reader.readexactly(9)
-            kind, flags, stream = start[3], start[4], int.from_bytes(start[5:])
-            content = await reader.readexactly(int.from_bytes(start[:3]))
-            if kind == WINDOW_UPDATE:
-                allowed += 0 if stream else int.from_bytes(content)
-            elif kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
-                opened.discard(stream)
-                due = [other for other in due if other != stream]
-                await asyncio.sleep(0.05)
-    finally:
-        writer.close()
+    while True:
+        while len(opened) < UNFINISHED:  # others in place of those that were ended
+            writer.write(frame(HEADERS, number, head, END_HEADERS))
+            opened.add(number)
+            due += [number] * PARTS
+            number += 2
+        while due and allowed >= len(part):
+            writer.write(frame(DATA, due.pop(0), part))
+            allowed -= len(part)
+        start = await reader.readexactly(9)
+        kind, flags, stream = start[3], start[4], int.from_bytes(start[5:])
+        content = await reader.readexactly(int.from_bytes(start[:3]))
+        if kind == WINDOW_UPDATE:
+            allowed += 0 if stream else int.from_bytes(content)
+        elif kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
+            opened.discard(stream)
+            due = [other for other in due if other != stream]
+            await asyncio.sleep(0.05)
 
 
-async def _say(address: str, said: bytes) -> None:
-    """Open a connection, and say little or nothing."""
-    host, port = address.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    try:
-        for byte in said:
-            writer.write(bytes((byte,)))
-            await asyncio.sleep(0.5)
-        await reader.read()
-    finally:
-        writer.close()
+async def _say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes) -> None:
+    """Say little or nothing over a connection."""
+    for byte in said:
+        writer.write(bytes((byte,)))
+        await asyncio.sleep(0.5)
+    await reader.read()
 
 
-def connections(count: int, one: Callable[[str], Coroutine[Any, Any, None]]) -> Attack:
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+def connections(count: int, talk: Talk) -> Attack:
     """Return the attack of ``count`` connections, each opened again when it is closed."""
 
     async def attack(address: str) -> None:
+        host, port = address.rsplit(":", 1)
+
         async def again() -> None:
             while True:
                 with suppress(OSError, asyncio.IncompleteReadError):
-                    await one(address)
+                    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                    try:
+                        await talk(reader, writer)
+                    finally:
+                        writer.close()
                 await asyncio.sleep(0.2)
 
         await asyncio.gather(*(again() for _ in range(count)))
@@ -382,18 +381,13 @@ def bars(result: Result) -> Iterator[Bar]:
     yield Bar(what, result["memory_mb"], result["memory_bar_mb"], "{:.0f} MB")
 
 
-ATTACKS_TABLE = Table(
-    "attacks",
-    {
-        "attack": "a hostile site sends",
-        "kept": ("rate that honest callers keep", SHARE),
+@command(
+    Table("attacks", {
+        "attack": "a hostile site sends", "kept": ("rate that honest callers keep", SHARE),
         "freed_s": ("places free after the deadline, s", "{:.2f}"),
-    },
-    title="Required: at least {rate_bar:.0%}, at most {freed_bar_s:g} s",
-)
-
-
-@command(ATTACKS_TABLE, bars=bars, strict=True)
+    }, title="Required: at least {rate_bar:.0%}, at most {freed_bar_s:g} s"),
+    bars=bars, strict=True,
+)  # fmt: skip
 def hostile_clients() -> dict[str, Any]:
     """What hostile clients of the cloud cost the honest ones: rate, places and memory."""
     served, clients = split_cores()

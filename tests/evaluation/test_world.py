@@ -103,6 +103,14 @@ def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
         process.wait_until(lambda: False, "start", 0.1)
 
 
+def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ServiceFailed, match="edge cannot be started"),
+        running("edge", [str(tmp_path / "none")], tmp_path / "log"),
+    ):
+        pass
+
+
 def test_tail_is_short_whatever_the_log(tmp_path: Path) -> None:
     """Twelve lines at most, undecodable bytes replaced, and a word for an empty log."""
     log = tmp_path / "log"

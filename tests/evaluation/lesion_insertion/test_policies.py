@@ -32,7 +32,7 @@ from evaluation.lesion_insertion.policies import (
     search,
 )
 from tests.evaluation.plain_chest import chest, in_lung
-from tests.evaluation.scripted_screen import BrightSecond, ScriptedScreening
+from tests.evaluation.scripted_screen import ScriptedScreening, ScriptedSecond
 
 LIMITS = DISMISS, FINAL, REPORT = 0.15, 0.5, 0.85
 Row = tuple[float, float, int]
@@ -208,7 +208,7 @@ def test_studies_are_read_by_edge_and_cloud() -> None:
     """In a copy nothing is false; a study has no more candidates than ROIs may be sent."""
     places = [(in_lung(0), 0.95), (in_lung(1), 0.4), (in_lung(1, 20.0), 0.3), (in_lung(1), 0.001)]
     settings = load_settings(cloud__max_rois=2)
-    agent = Agent(ScriptedScreening(places), BrightSecond(), settings)
+    agent = Agent(ScriptedScreening(places), ScriptedSecond(), settings)
     truth = Truth((Lesion(in_lung(1), 8.0),), role="test")
     scans = [(chest(), truth.lesions, ["a"], truth), (chest(), truth.lesions, ["b"], None)]
     found = read_studies(scans, 2, agent)

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app
+from evaluation.errors import ServiceFailed
 from evaluation.links import link as module
 from evaluation.links.link import (
     CLOUDS,
@@ -140,6 +141,17 @@ def test_a_cloud_that_is_killed_is_started_again(monkeypatch: pytest.MonkeyPatch
     found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.5), cloud, range(4)))
     assert [one["death"] for one in found] == [True, False, True, False]
     assert cloud.kills == cloud.starts == 2
+
+
+def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
+    class Gone(WrittenCloud):
+        @property
+        def serves(self) -> bool:
+            raise ServiceFailed("the cloud ended with 1")
+
+    run = Run({}, 2.0, kill_share=1.0)
+    with pytest.raises(ServiceFailed, match="ended with 1"):
+        list(read_part(run, STEADY, WrittenEdge(), Gone(), range(2)))
 
 
 def test_edges_read_at_the_same_time() -> None:
