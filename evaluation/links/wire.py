@@ -1,4 +1,4 @@
-"""``overread-eval wire``: everything that edge and cloud say to each other, searched for a patient.
+"""``overread-eval wire``: all that crosses between edge and cloud, searched for a patient.
 
 A phantom gets a header full of distinctive values, UIDs of its own, and a folder named after its
 patient. A real agent reads it with a real cloud process, in plain gRPC: health checks, an
@@ -81,8 +81,8 @@ PATIENT: Mapping[str, str] = {
 
 
 @dataclass
-class Heard:
-    """What edge and cloud said: all bytes, and what was in them; and all texts to search in.
+class Recording:
+    """All bytes between edge and cloud, what was in them, and all texts to search in.
 
     The bytes are those of each connection and direction (``True``: to the cloud). The texts are
     those of calls, and the traces that edge and cloud have written, in lower case.
@@ -104,18 +104,18 @@ class Heard:
         """Return the bytes of one direction."""
         return sum(len(data) for (_, way), data in self.data.items() if way == up)
 
-    def note(self, metadata: Metadata) -> None:
+    def note_metadata(self, metadata: Metadata) -> None:
         """Note the headers or trailers of a call."""
         for name, value in metadata:
             self.headers.add(name)
             as_text = value.decode("latin-1") if isinstance(value, bytes) else value
             self.texts.append(f"{name}: {as_text}".lower())
             if name == DETAILS_KEY and isinstance(value, bytes):
-                self.hear(Status.FromString(value))
+                self.note_message(Status.FromString(value))
             if name == "traceparent":
                 self.traces.add(as_text.split("-")[1])
 
-    def hear(self, message: Message) -> None:
+    def note_message(self, message: Message) -> None:
         """Note a message."""
         self.texts.append(str(message).lower())
         which = next((known.name for known, _ in message.ListFields()), "")
@@ -126,11 +126,11 @@ class Heard:
             self.roi_bytes += len(message.roi.voxels)
 
 
-class Relay(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
-    """Passes each call of any method on to a service, and notes what both sides say."""
+class Relay(grpc.GenericRpcHandler):  # type: ignore[type-arg] # only its stubs are generic
+    """Passes each call on to a service, and notes what both sides say."""
 
-    def __init__(self, service: grpc.Channel, heard: Heard) -> None:
-        self._service, self._heard = service, heard
+    def __init__(self, service: grpc.Channel, recording: Recording) -> None:
+        self._service, self._recording = service, recording
 
     def service(self, details: Any) -> Any:
         """Return the handler of a call; messages pass as bytes, one or a stream alike."""
@@ -139,39 +139,39 @@ class Relay(grpc.GenericRpcHandler):  # type: ignore[misc] # grpc has no types
     def _carry(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         asked, answered = METHODS[method]
         metadata = context.invocation_metadata()
-        self._heard.note(metadata)
-        call = self._service.stream_stream(method)(
-            self._heard_in(requests, asked),
+        self._recording.note_metadata(metadata)
+        call = self._service.stream_stream(method, bytes, bytes)(
+            self._noted(requests, asked),
             timeout=min(context.time_remaining(), LIMIT_S),
-            metadata=[pair for pair in metadata if pair[0] != "user-agent"],
+            metadata=tuple(pair for pair in metadata if pair[0] != "user-agent"),
         )
         context.add_callback(call.cancel)
         with suppress(grpc.RpcError):  # its status is passed on below
-            yield from self._heard_in(call, answered)
+            yield from self._noted(call, answered)
         for said in (call.initial_metadata(), call.trailing_metadata()):
-            self._heard.note(said)
-        self._heard.texts.append(call.details().lower())
+            self._recording.note_metadata(said)
+        self._recording.texts.append(call.details().lower())
         context.set_trailing_metadata(call.trailing_metadata())
         context.set_code(call.code())
         context.set_details(call.details())
 
-    def _heard_in(self, messages: Iterable[bytes], kind: type[Message]) -> Iterator[bytes]:
+    def _noted(self, messages: Iterable[bytes], kind: type[Message]) -> Iterator[bytes]:
         for message in messages:
-            self._heard.hear(kind.FromString(message))
+            self._recording.note_message(kind.FromString(message))
             yield message
 
 
 @contextmanager
-def overheard(service: str) -> Iterator[tuple[str, Heard]]:
-    """Yield an address at which the service is reached, and what is said there."""
-    heard = Heard()
+def recorded(service: str) -> Iterator[tuple[str, Recording]]:
+    """Yield an address at which the service is reached, and the record of what crosses there."""
+    recording = Recording()
     with grpc.insecure_channel(service) as channel, ThreadPoolExecutor(CALLS) as pool:
-        server = grpc.server(pool, [Relay(channel, heard)])
+        server = grpc.server(pool, [Relay(channel, recording)])
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:
-            with proxied(f"127.0.0.1:{port}", steady(Conditions()), tap=heard.tap) as proxy:
-                yield proxy.address, heard
+            with proxied(f"127.0.0.1:{port}", steady(Conditions()), tap=recording.tap) as proxy:
+                yield proxy.address, recording
         finally:
             server.stop(None).wait()
 
@@ -184,23 +184,23 @@ def exchange(work: Path, cache: Path) -> dict[str, Any]:
     traces = [work / "cloud.jsonl", work / "edge.jsonl"]
     models, key = sign_models(work / "models")
     offer = {"traces": str(traces[0]), "offered_model": OFFERED, "offered_folder": str(models)}
-    with running_cloud(**offer) as cloud, overheard(cloud.address) as (address, heard):
+    with running_cloud(**offer) as cloud, recorded(cloud.address) as (address, recording):
         report = read_by_agent(work, address, patient, models, key)
-    heard.texts += [path.read_text().lower() for path in traces]
+    recording.texts += [path.read_text().lower() for path in traces]
     return {
         "values": len(values),
-        "found": [value for value in searched(values) if is_in(value, heard)],
-        "connections": len({connection for connection, _ in heard.data}),
-        "bytes_up": heard.size(up=True),
-        "bytes_down": heard.size(up=False),
-        "messages": dict(sorted(heard.messages.items())),
-        "headers": sorted(heard.headers),
-        "roi_bytes": heard.roi_bytes,
-        "study_keys": len(heard.keys),
-        "study_key_is_that_of_the_report": heard.keys == {report["study_key"]},
-        "site_seen": any(SITE in text for text in heard.texts),
+        "found": [value for value in searched(values) if is_in(value, recording)],
+        "connections": len({connection for connection, _ in recording.data}),
+        "bytes_up": recording.size(up=True),
+        "bytes_down": recording.size(up=False),
+        "messages": dict(sorted(recording.messages.items())),
+        "headers": sorted(recording.headers),
+        "roi_bytes": recording.roi_bytes,
+        "study_keys": len(recording.keys),
+        "study_key_is_that_of_the_report": recording.keys == {report["study_key"]},
+        "site_seen": any(SITE in text for text in recording.texts),
         "versions": report["version"],
-        "trace_is_that_of_the_study": heard.traces == {report["study_key"]},
+        "trace_is_that_of_the_study": recording.traces == {report["study_key"]},
     }
 
 
@@ -263,7 +263,7 @@ def searched(values: set[str]) -> list[str]:
     return sorted(values | {part for value in values for part in value.split("^")})
 
 
-def is_in(value: str, heard: Heard) -> bool:
+def is_in(value: str, recording: Recording) -> bool:
     """Return whether a value is in the raw bytes, in some encodings, or in a decoded text.
 
     There a value of digits alone is no part of a longer number: times have nineteen digits.
@@ -273,11 +273,11 @@ def is_in(value: str, heard: Heard) -> bool:
     for before, mixed in enumerate((0, 2, 3)):  # in base64 what stands before and after mixes in
         encoded = base64.b64encode(bytes(before) + value.encode()).rstrip(b"=")
         forms.append(encoded[mixed:-1])
-    if any(form in data for data in heard.data.values() for form in forms):
+    if any(form in data for data in recording.data.values() for form in forms):
         return True
     value = value.lower()
     whole = rf"(?<!\d){value}(?!\d)" if value.isdecimal() else re.escape(value)
-    return any(value in text and re.search(whole, text) for text in heard.texts)
+    return any(value in text and re.search(whole, text) for text in recording.texts)
 
 
 @command(

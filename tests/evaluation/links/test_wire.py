@@ -16,11 +16,11 @@ from protos.overread_pb2_grpc import OverreadStub
 from tests.edge.fake_cloud import FakeCloud
 
 
-def said(study_key: str, site: str, *faults: OverreadError) -> wire.Heard:
+def said(study_key: str, site: str, *faults: OverreadError) -> wire.Recording:
     """What a caller and a cloud say, with this key and this site."""
     with (
         FakeCloud(turns_away=list(faults)) as cloud,
-        wire.overheard(cloud.address) as (address, heard),
+        wire.recorded(cloud.address) as (address, recording),
         grpc.insecure_channel(address) as channel,
     ):
         header = pb.ReadRequest(header=pb.Header(study_key=study_key, budget_s=5.0))
@@ -28,27 +28,27 @@ def said(study_key: str, site: str, *faults: OverreadError) -> wire.Heard:
         with contextlib.suppress(grpc.RpcError):
             assert list(call)
         assert (call.code() is grpc.StatusCode.OK) == (not faults)
-    return heard
+    return recording
 
 
 def test_a_value_in_a_message_or_a_header_would_be_found() -> None:
     key = new_study_key()
-    heard = said(key, "Quixwell Zephyrine")
-    assert heard.keys == {key}
-    assert heard.size(up=True) > len(key)
-    assert heard.size(up=False) > 0
-    assert wire.is_in(key, heard)
-    assert wire.is_in("Zephyrine", heard)
-    assert SITE_KEY in heard.headers
-    assert not wire.is_in("Varnhagen", heard)
+    recording = said(key, "Quixwell Zephyrine")
+    assert recording.keys == {key}
+    assert recording.size(up=True) > len(key)
+    assert recording.size(up=False) > 0
+    assert wire.is_in(key, recording)
+    assert wire.is_in("Zephyrine", recording)
+    assert SITE_KEY in recording.headers
+    assert not wire.is_in("Varnhagen", recording)
 
 
 def test_a_value_in_the_details_of_a_status_would_be_found() -> None:
     """They are encoded in a header: class and field are read too."""
-    heard = said(new_study_key(), "", InvalidRequest("Zephyrine?", field="header.study_key"))
-    assert heard.messages["Status code"] == 1
+    recording = said(new_study_key(), "", InvalidRequest("Zephyrine?", field="header.study_key"))
+    assert recording.messages["Status code"] == 1
     for value in ("Zephyrine", "header.study_key", "INVALID_REQUEST"):
-        assert wire.is_in(value, heard)
+        assert wire.is_in(value, recording)
 
 
 @pytest.mark.parametrize(
@@ -63,18 +63,18 @@ def test_a_value_in_the_details_of_a_status_would_be_found() -> None:
     ],
 )
 def test_a_value_is_found_in_other_encodings(form: bytes) -> None:
-    heard = wire.Heard()
-    heard.tap(1, True, b"\x00" + form[:5])
-    heard.tap(1, True, form[5:] + b"\xff")
-    assert wire.is_in("MRN-7764201-K", heard)
-    assert not wire.is_in("ACC9920417", heard)
+    recording = wire.Recording()
+    recording.tap(1, True, b"\x00" + form[:5])
+    recording.tap(1, True, form[5:] + b"\xff")
+    assert wire.is_in("MRN-7764201-K", recording)
+    assert not wire.is_in("ACC9920417", recording)
 
 
 def test_a_date_of_birth_is_no_part_of_a_time_in_nanoseconds() -> None:
-    time = wire.Heard(texts=['"startTimeUnixNano":"1796196103170521088"'])
+    time = wire.Recording(texts=['"startTimeUnixNano":"1796196103170521088"'])
     assert not wire.is_in("19610317", time)
     for text in ("born 19610317", "id_19610317x", "19610317"):
-        assert wire.is_in("19610317", wire.Heard(texts=[text]))
+        assert wire.is_in("19610317", wire.Recording(texts=[text]))
 
 
 def test_names_are_searched_for_by_their_parts_too() -> None:
