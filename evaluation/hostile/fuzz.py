@@ -232,9 +232,8 @@ def bars(result: Result) -> Iterator[Bar]:
         yield Bar("sound studies lost among hostile ones", lost, 0)
         longest_s = files["longest_read_s"]
         yield Bar("longest reading of a hostile study", longest_s, READ_BAR_S, "{:.1f} s")
-        if "peak_mb" in files:
-            what = "peak memory of a process that reads hostile studies"
-            yield Bar(what, files["peak_mb"], PEAK_BAR_MB, "{:.0f} MB")
+        what = "peak memory of a process that reads hostile studies"
+        yield Bar(what, files["peak_mb"], PEAK_BAR_MB, "{:.0f} MB")
     if sent := result.get("senders"):
         lost, count = sent["sound_series"] - sent["reported"], sent["sound_series"]
         what = "sound series lost among hostile senders, C-STORE and STOW-RS"
