@@ -205,12 +205,9 @@ class Cloud:
 
     def samples(self) -> dict[str, float]:
         """Return its metrics, summed over labels; raise OSError if it does not answer."""
-        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
-            text = answer.read().decode()
         found: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        for (name, *_), value in scraped(self.metrics).items():
+            found[name] = found.get(name, 0.0) + value
         return found
 
     def require_alive(self) -> None:
@@ -251,6 +248,14 @@ class Cloud:
         if self.process is not None:
             self.process.stop()
             self.process = None
+
+
+def scraped(url: str) -> dict[tuple[str, ...], float]:
+    """Return the metrics of an agent or a cloud, by name and values of labels."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    samples = (sample for family in families for sample in family.samples)
+    return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
 
 
 @contextmanager

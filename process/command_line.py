@@ -17,7 +17,6 @@ from process.text import printable
 
 PACKAGES = {
     **dict.fromkeys(("torch", "tomli_w", "onnxscript", "matplotlib", "scipy"), "train"),
-    **dict.fromkeys(("hpack", "hyperframe"), "evaluation"),
     "ray": "ray",
 }
 """Packages, and the extra that installs them."""

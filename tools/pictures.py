@@ -142,7 +142,7 @@ def _printed_by_demo(cache: Path) -> str:
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     end = next(number for number, line in enumerate(lines, 1) if line.startswith("└"))
-    last = [line for line in lines if re.match("second reading|.* nodules of the phantom", line)]
+    last = [line for line in lines if re.match("[Ss]econd reading|.* nodules of the phantom", line)]
     return "\n".join([*lines[:end], "…", *last])
 
 

@@ -6,7 +6,7 @@ nodules are all known. No threshold is moved: all that the report lists counts.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ from evaluation.accuracy.nodules import CAVEAT
 from evaluation.accuracy.options import Marks
 from evaluation.accuracy.truth import Truth, read_truth, scan_name, score_scan, truth_of
 from evaluation.phantoms import prepare
-from evaluation.run import SHARE, Deadline, Model, Seed, Table, command, each
+from evaluation.run import SHARE, Deadline, Seed, Table, command, each
 from evaluation.world import running_cloud
 from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec
 from models.runtime.errors import MissingData
@@ -31,11 +31,6 @@ from models.runtime.errors import MissingData
 PHANTOMS = (
     "Phantoms are synthetic: they show what the pipeline does, not how well it works on patients."
 )
-
-Cloud = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT|off", help="Cloud for second readings.")
-]
-Serve = Annotated[bool, typer.Option("--serve", help="Start a cloud on loopback for the run.")]
 
 TIMES = Table(
     "stages",
@@ -67,13 +62,10 @@ def detect(
     ] = None,
     truth: Marks = [],  # noqa: B006 # typer copies it
     phantoms: Annotated[int, typer.Option(min=0, help="Phantoms in place of studies.")] = 0,
-    cloud: Cloud = None,
-    serve: Serve = False,
-    model: Model = None,
     deadline: Deadline = None,
     seed: Seed = 0,
 ) -> dict[str, Any]:
-    """Final reports against known lesions: of a folder of studies, or of phantoms.
+    """Final reports of edge and cloud against known lesions: of studies, or of phantoms.
 
     Phantoms have the seeds SEED, SEED + 1 and so on. Every nodule in them is known.
     """
@@ -83,7 +75,7 @@ def detect(
         raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
     known = read_truth(*truth)
     specs = [PhantomSpec(seed=seed + i) for i in range(phantoms)]
-    with opened(cloud, serve, model, deadline) as (pipeline, folder):
+    with opened(deadline) as (pipeline, folder):
         if studies is None:
             read = [read_phantom(pipeline, spec, folder) for spec in each(specs, "phantoms")]
         else:
@@ -95,20 +87,14 @@ def detect(
 
 
 @contextmanager
-def opened(
-    cloud: str | None, serve: bool, model: str | None = None, deadline_s: float | None = None
-) -> Iterator[tuple[Pipeline, Path]]:
-    """Yield the pipeline, and a temporary folder."""
-    if serve and cloud is not None:
-        raise typer.BadParameter("--serve starts a cloud: omit --cloud")
-    with ExitStack() as parts:
-        address = parts.enter_context(running_cloud()).address if serve else cloud
-        settings = load_settings(
-            cloud__address=address, screening_model=model, deadline_s=deadline_s
-        )
-        pipeline = parts.enter_context(open_pipeline(settings))
-        folder = parts.enter_context(tempfile.TemporaryDirectory(prefix="overread-eval-"))
-        yield pipeline, Path(folder)
+def opened(deadline_s: float | None) -> Iterator[tuple[Pipeline, Path]]:
+    """Yield the pipeline with a cloud on loopback, and a temporary folder."""
+    with (
+        running_cloud() as cloud,
+        open_pipeline(load_settings(cloud__address=cloud.address, deadline_s=deadline_s)) as opens,
+        tempfile.TemporaryDirectory(prefix="overread-eval-") as folder,
+    ):
+        yield opens, Path(folder)
 
 
 def study_folders(folder: Path) -> list[Path]:
@@ -128,18 +114,24 @@ def read_one(pipeline: Pipeline, study: Path, out: Path, truth: Truth | None) ->
     """
     name = scan_name(study)
     report = read_and_report(pipeline, Job(study, out / name)).report
-    row: StudyRow = {
+    known = truth if truth is not None and truth.fully_marked else None
+    return {
         "study": name,
         "findings": len(report.findings),
-        "lesions": None,
-        "found": None,
-        "false_positives": None,
         "second_reading": report.second_reading.value,
         "total_s": sum(ledger_s(report).values()),
+        **against_truth(report, known),
+    }
+
+
+def against_truth(report: Report, truth: Truth | None) -> StudyRow:
+    """Return what a report has of the lesions, why its study was refused, and its times."""
+    row: StudyRow = {
+        **dict.fromkeys(("lesions", "found", "false_positives")),
         "refused": refusal(report) or None,
         "stages_s": ledger_s(report),
     }
-    if truth is not None and truth.fully_marked:
+    if truth is not None:
         detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
         scores = score_scan(detections, truth)
         row |= {"lesions": len(truth.lesions), "found": scores.found}

@@ -101,27 +101,30 @@ def busy(root: Path, waiting: Collection[str] = ()) -> bool:
     if any(not path.name.startswith(".") for path in (root / "inbox").iterdir()):
         return True
     marks = ", ".join("?" * len(waiting))
-    query = (
-        "SELECT (SELECT count(*) FROM studies WHERE step NOT IN (?, ?))"
+    count = _count(
+        root,
+        "(SELECT count(*) FROM studies WHERE step NOT IN (?, ?))"
         " + (SELECT count(*) FROM pending) + (SELECT count(*) FROM trail_records)"
         " + (SELECT count(*) FROM exports WHERE step = 'making')"
-        f" + (SELECT count(*) FROM deliveries WHERE step = 'sending' AND target NOT IN ({marks}))"
+        f" + (SELECT count(*) FROM deliveries WHERE step = 'sending' AND target NOT IN ({marks}))",
+        (Step.DONE.value, Step.QUARANTINED.value, *waiting),
     )
-    try:
-        with closing(_opened(root)) as opened:
-            values = (Step.DONE.value, Step.QUARANTINED.value, *waiting)
-            return bool(opened.execute(query, values).fetchone()[0])
-    except sqlite3.OperationalError:  # it has not made its tables yet
-        return True
+    return count != 0
 
 
 def pending(root: Path) -> bool:
     """Return whether any verdict is pending, or stored for a version that is not out."""
+    return bool(_count(root, "(SELECT count(*) FROM pending)"))
+
+
+def _count(root: Path, what: str, values: Sequence[str] = ()) -> int | None:
+    """Count rows of the agent's database; None if it has not made its tables yet."""
     try:
-        with closing(_opened(root)) as opened:
-            return bool(opened.execute("SELECT count(*) FROM pending").fetchone()[0])
+        uri = f"file:{root / 'state' / DATABASE}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as opened:
+            return int(opened.execute(f"SELECT {what}", values).fetchone()[0])
     except sqlite3.OperationalError:
-        return False
+        return None
 
 
 def check(
@@ -335,12 +338,7 @@ def _key(record: TrailRecord) -> tuple[str, str, int, str] | None:
 def _leftovers(root: Path) -> Iterator[str]:
     yield from (str(path.relative_to(root)) for path in root.rglob("*.part"))
     yield from (f"work/{path.name}" for path in (root / "state" / "work").iterdir())
-    rows = ("pending", "pending_rois", "pending_verdicts", "trail_records")
-    with closing(_opened(root)) as opened:
-        for table in (*rows, "deliveries WHERE step != 'sent'"):
-            if count := opened.execute(f"SELECT count(*) FROM {table}").fetchone()[0]:
-                yield f"{count} rows in {table}"
-
-
-def _opened(root: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{root / 'state' / DATABASE}?mode=ro", uri=True)
+    for table in ("pending", "pending_rois", "pending_verdicts", "trail_records",
+                  "deliveries WHERE step != 'sent'"):  # fmt: skip
+        if count := _count(root, f"(SELECT count(*) FROM {table})"):
+            yield f"{count} rows in {table}"

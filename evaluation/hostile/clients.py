@@ -21,18 +21,8 @@ from typing import Any
 
 import grpc
 import numpy as np
-from hpack import Encoder
-from hyperframe.frame import (
-    DataFrame,
-    Frame,
-    HeadersFrame,
-    RstStreamFrame,
-    SettingsFrame,
-    WindowUpdateFrame,
-)
 
 from evaluation.errors import ServiceFailed
-from evaluation.links.wire import PREFACE
 from evaluation.load.services import pinned, split_cores
 from evaluation.load.traffic import Arrival, Edges, Traffic, encoded, poisson
 from evaluation.process_memory import peak_memory, resident_mb
@@ -104,140 +94,139 @@ def has_ipv6() -> bool:
     return True
 
 
-ROIS = tuple(map(encoded, range(4)))
+ROIS = tuple(map(encoded, range(64)))
 
 
-def _header(
-    rois: int, budget_s: float, priority: Priority = Priority.ROUTINE, key: str = ""
-) -> pb.ReadRequest:
-    return codec.encode_header(Header(key or uuid.uuid4().hex, "", budget_s, rois, priority))
+@dataclass(frozen=True)
+class Study:
+    """A hostile study: the header announces ``rois``, ``sent`` of them follow, then silence.
+
+    One of a ``new_site`` has a name that no other has. Answers that are not ``read`` are left.
+    """
+
+    budget_s: float = LONG_S
+    rois: int = 64
+    sent: int = 0
+    silent_s: float = 0.0
+    priority: Priority = Priority.ROUTINE
+    key: str = ""
+    new_site: bool = False
+    read: bool = True
+
+    async def send(self, stub: Any) -> None:
+        """Send it over a connection, and read all answers."""
+
+        async def requests() -> AsyncIterator[pb.ReadRequest]:
+            key = self.key or uuid.uuid4().hex
+            yield codec.encode_header(Header(key, "", self.budget_s, self.rois, self.priority))
+            for roi in ROIS[: self.sent]:
+                yield roi
+            await asyncio.sleep(self.silent_s)
+
+        metadata = ((SITE_KEY, f"site-{uuid.uuid4().hex}"),) if self.new_site else ()
+        call = stub.Read(requests(), timeout=LONG_S, metadata=metadata)
+        if not self.read:
+            await asyncio.sleep(LONG_S)
+        async for _ in call:
+            pass
 
 
 @asynccontextmanager
-async def _channels(address: str, count: int) -> AsyncIterator[list[Any]]:
+async def _channels(address: str) -> AsyncIterator[list[Any]]:
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with AsyncExitStack() as stack:
-        opened = [grpc.aio.insecure_channel(address, options) for _ in range(count)]
+        opened = [grpc.aio.insecure_channel(address, options) for _ in range(8)]
         yield [OverreadStub(await stack.enter_async_context(one)) for one in opened]
 
 
-async def _read(
-    stub: Any, *requests: pb.ReadRequest, silent_s: float = 0.0, site: str = ""
-) -> None:
-    """Send requests, be silent before the stream's end, and read all answers."""
-
-    async def stream() -> AsyncIterator[pb.ReadRequest]:
-        for request in requests:
-            yield request
-        await asyncio.sleep(silent_s)
-
-    metadata = ((SITE_KEY, site),) if site else ()
-    async for _ in stub.Read(stream(), timeout=LONG_S, metadata=metadata):
-        pass
-
-
-async def _new_name(stub: Any, budget_s: float) -> None:
-    header = _header(4, budget_s, Priority.STAT)
-    await _read(stub, header, *ROIS, site=f"site-{uuid.uuid4().hex}")
-
-
-async def _header_only(stub: Any, budget_s: float, key: str = "") -> None:
-    await _read(stub, _header(64, budget_s, key=key))
-
-
-async def _silent(stub: Any, budget_s: float) -> None:
-    await _read(stub, _header(64, budget_s), ROIS[0], silent_s=LONG_S)
-
-
-async def _unread(stub: Any, budget_s: float) -> None:
-    call = stub.Read(timeout=LONG_S)
-    await call.write(_header(64, budget_s))
-    for number in range(64):
-        await call.write(ROIS[number % len(ROIS)])
-    await asyncio.sleep(LONG_S)
-
-
-Study = Callable[[Any, float], Coroutine[Any, Any, None]]
-"""Sends one hostile study with a budget, over a connection."""
-
-
-def _always(study: Study, budget_s: float) -> Attack:
+def flood(study: Study, first: Study | None = None) -> Attack:
+    """Return the attack of `CALLERS` that send a study again and again, after a ``first``."""
 
     async def attack(address: str) -> None:
         async def caller(stub: Any) -> None:
             while True:
                 with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await study(stub, budget_s)
+                    await study.send(stub)
                 await asyncio.sleep(0.005)
 
-        async with _channels(address, 8) as stubs:
-            await asyncio.gather(*(caller(stubs[i % 8]) for i in range(CALLERS)))
+        async with _channels(address) as stubs:
+            if first is not None:
+                await first.send(stubs[0])
+            await asyncio.gather(*(caller(stubs[number % 8]) for number in range(CALLERS)))
 
     return attack
 
 
-async def _filled_key(address: str) -> None:
-    """Send headers with a key of which many verdicts are cached."""
-    async with _channels(address, 1) as (stub,):
-        await _read(stub, _header(64, 60.0, key="filled"), *map(encoded, range(64)))
-    await _always(partial(_header_only, key="filled"), 2.0)(address)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""What a client of HTTP/2 sends first (RFC 9113, section 3.4)."""
+DATA, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE = 0, 1, 3, 4, 8
+END_STREAM, END_HEADERS = 1, 4
 
 
-async def _hold(address: str, path: str) -> None:
+def frame(kind: int, stream: int = 0, content: bytes = b"", flags: int = 0) -> bytes:
+    """Return a frame of HTTP/2 (RFC 9113, section 4.1)."""
+    return len(content).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + content
+
+
+def field(name: str, value: str) -> bytes:
+    """Return a header field as it is, without compression (RFC 7541, section 6.2.2)."""
+    texts = name.encode(), value.encode()
+    return b"\0" + b"".join(bytes((len(text),)) + text for text in texts)
+
+
+async def _hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> None:
     """Open calls over a connection, and send half of each message."""
-    part = (b"\0" + (110_000).to_bytes(4, "big")).ljust(16_384, b"\1")
-    fields = [
-        (":method", "POST"), (":scheme", "http"), (":path", path),
-        (":authority", address), ("te", "trailers"), ("content-type", "application/grpc"),
-    ]  # fmt: skip
-    host, port = address.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    writer.write(PREFACE + SettingsFrame(0).serialize())
-    encoder, number, allowed, opened, due = Encoder(), 1, 65_535, set[int](), list[int]()
-    try:
-        while True:
-            while len(opened) < UNFINISHED:  # others in place of those that were ended
-                head = HeadersFrame(number, encoder.encode(fields), flags=["END_HEADERS"])
-                writer.write(head.serialize())
-                opened.add(number)
-                due += [number] * PARTS
-                number += 2
-            while due and allowed >= len(part):
-                writer.write(DataFrame(due.pop(0), part).serialize())
-                allowed -= len(part)
-            frame, length = Frame.parse_frame_header(memoryview(await reader.readexactly(9)))
-            frame.parse_body(memoryview(await reader.readexactly(length)))
-            if isinstance(frame, WindowUpdateFrame):
-                allowed += 0 if frame.stream_id else frame.window_increment
-            elif isinstance(frame, RstStreamFrame) or "END_STREAM" in frame.flags:
-                opened.discard(frame.stream_id)
-                due = [one for one in due if one != frame.stream_id]
-                await asyncio.sleep(0.05)
-    finally:
-        writer.close()
+    part = (b"\0" + (110_000).to_bytes(4)).ljust(16_384, b"\1")
+    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "cloud",
+              "te": "trailers", "content-type": "application/grpc"}  # fmt: skip
+    head = b"".join(field(*pair) for pair in fields.items())
+    writer.write(PREFACE + frame(SETTINGS))
+    number, allowed, opened, due = 1, 65_535, set[int](), list[int]()
+    while True:
+        while len(opened) < UNFINISHED:  # others in place of those that were ended
+            writer.write(frame(HEADERS, number, head, END_HEADERS))
+            opened.add(number)
+            due += [number] * PARTS
+            number += 2
+        while due and allowed >= len(part):
+            writer.write(frame(DATA, due.pop(0), part))
+            allowed -= len(part)
+        start = await reader.readexactly(9)
+        kind, flags, stream = start[3], start[4], int.from_bytes(start[5:])
+        content = await reader.readexactly(int.from_bytes(start[:3]))
+        if kind == WINDOW_UPDATE:
+            allowed += 0 if stream else int.from_bytes(content)
+        elif kind == RST_STREAM or (kind in (DATA, HEADERS) and flags & END_STREAM):
+            opened.discard(stream)
+            due = [other for other in due if other != stream]
+            await asyncio.sleep(0.05)
 
 
-async def _say(address: str, said: bytes) -> None:
-    """Open a connection, and say little or nothing."""
-    host, port = address.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    try:
-        for byte in said:
-            writer.write(bytes((byte,)))
-            await asyncio.sleep(0.5)
-        await reader.read()
-    finally:
-        writer.close()
+async def _say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes) -> None:
+    """Say little or nothing over a connection."""
+    for byte in said:
+        writer.write(bytes((byte,)))
+        await asyncio.sleep(0.5)
+    await reader.read()
 
 
-def connections(count: int, one: Callable[[str], Coroutine[Any, Any, None]]) -> Attack:
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+def connections(count: int, talk: Talk) -> Attack:
     """Return the attack of ``count`` connections, each opened again when it is closed."""
 
     async def attack(address: str) -> None:
+        host, port = address.rsplit(":", 1)
+
         async def again() -> None:
             while True:
                 with suppress(OSError, asyncio.IncompleteReadError):
-                    await one(address)
+                    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                    try:
+                        await talk(reader, writer)
+                    finally:
+                        writer.close()
                 await asyncio.sleep(0.2)
 
         await asyncio.gather(*(again() for _ in range(count)))
@@ -245,17 +234,24 @@ def connections(count: int, one: Callable[[str], Coroutine[Any, Any, None]]) -> 
     return attack
 
 
-HOLDS: dict[str, Study] = {"one ROI, then silence": _silent, "answers that are not read": _unread}
-"""Attacks that hold places without work."""
+HOLDS = {
+    "one ROI, then silence": Study(sent=1, silent_s=LONG_S),
+    "answers that are not read": Study(sent=64, read=False),
+}
+"""Studies that hold places without work."""
 ATTACKS: dict[str, Attack] = {
-    "a new site name for each study, all stat": _always(_new_name, 2.0),
-    "headers without ROIs": _always(_header_only, 2.0),
-    **{name: _always(study, LONG_S) for name, study in HOLDS.items()},
+    "a new site name for each study, all stat": flood(
+        Study(2.0, rois=4, sent=4, priority=Priority.STAT, new_site=True)
+    ),
+    "headers without ROIs": flood(Study(2.0)),
+    **{name: flood(study) for name, study in HOLDS.items()},
     "messages without an end": connections(CONNECTIONS, partial(_hold, path=READ)),
     "unary messages without an end": connections(CONNECTIONS, partial(_hold, path=CHECK)),
     "silent connections": connections(SILENT, partial(_say, said=b"")),
     "slow handshakes": connections(SILENT, partial(_say, said=PREFACE)),
-    "headers with a filled cache key": _filled_key,
+    "headers with a filled cache key": flood(
+        Study(2.0, key="filled"), Study(60.0, sent=64, key="filled")
+    ),
 }
 
 
@@ -305,10 +301,11 @@ async def _capacity(service: Target) -> float:
     return len(outcomes.in_time) / outcomes.span_s
 
 
-async def freed_s(service: Target, hold: Study) -> float:
-    """Hold places; return how long after the last deadline the last one was free."""
-    async with _channels(service.hostile, 8) as stubs:
-        calls = [asyncio.ensure_future(hold(stubs[i % 8], HELD_BUDGET_S)) for i in range(HELD)]
+async def freed_s(service: Target, study: Study) -> float:
+    """Hold places by studies; return how long after the last deadline the last one was free."""
+    hold = replace(study, budget_s=HELD_BUDGET_S)
+    async with _channels(service.hostile) as stubs:
+        calls = [asyncio.ensure_future(hold.send(stubs[i % 8])) for i in range(HELD)]
         opened_s, most = time.monotonic(), 0.0
         try:
             while True:
@@ -384,18 +381,13 @@ def bars(result: Result) -> Iterator[Bar]:
     yield Bar(what, result["memory_mb"], result["memory_bar_mb"], "{:.0f} MB")
 
 
-ATTACKS_TABLE = Table(
-    "attacks",
-    {
-        "attack": "a hostile site sends",
-        "kept": ("rate that honest callers keep", SHARE),
+@command(
+    Table("attacks", {
+        "attack": "a hostile site sends", "kept": ("rate that honest callers keep", SHARE),
         "freed_s": ("places free after the deadline, s", "{:.2f}"),
-    },
-    title="Required: at least {rate_bar:.0%}, at most {freed_bar_s:g} s",
-)
-
-
-@command(ATTACKS_TABLE, bars=bars, strict=True)
+    }, title="Required: at least {rate_bar:.0%}, at most {freed_bar_s:g} s"),
+    bars=bars, strict=True,
+)  # fmt: skip
 def hostile_clients() -> dict[str, Any]:
     """What hostile clients of the cloud cost the honest ones: rate, places and memory."""
     served, clients = split_cores()

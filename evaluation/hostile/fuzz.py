@@ -3,46 +3,38 @@
 ``--door files`` are files and folders in the inbox, in batches, each with a sound phantom at its
 end. Every study must get a report: its findings, or a refusal of a known kind. The agent writes
 each step to the disk, which takes time, so the other studies are read beside it in the same child
-processes, without an agent. No file outside of the inbox may be opened, and none of what is in it
-may appear in an output. Memory is that of ``overread-edge screen``, without a cloud.
+processes, without an agent, and the memory of these is measured. No file outside of the inbox may
+be opened, and none of what is in it may appear in an output.
 
-``--door dicom`` and ``http`` are associations and requests, see `evaluation.hostile.senders`.
+``--door network`` are associations and requests, see `evaluation.hostile.senders`.
 """
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
-from random import Random
 from typing import Annotated, Any
 
-import numpy as np
-import SimpleITK as sitk
 import typer
 
 from edge.folders import DATABASE
 from edge.settings.core import EdgeSettings
 from evaluation.hostile.senders import senders
-from evaluation.hostile.studies import CANARY, Materials, bomb_of, make_study, materials
+from evaluation.hostile.studies import CANARY, Materials, make_study, materials
 from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.process_memory import peak_memory
 from evaluation.run import Bar, Result, Seed, command, each
 from evaluation.world import Agent, running_agent
 from imaging import errors
 from imaging.dicom.arrival import files_of
-from imaging.dicom.writer import write_series
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.phantom.phantom import PhantomSpec
-from imaging.read import read_study
-from imaging.volume import Geometry, Volume
 
 BATCH = 250
 """Hostile studies between two sound ones."""
@@ -50,15 +42,10 @@ PATIENCE_S = 180.0
 """A batch that brings no report for this long hangs: reading a study takes 60 s at most."""
 LONG_AGO_S = 1_000_000_000
 
-LARGE = "800 slices of 512 x 512"
-BOMBS = ("deflated", "nii.gz", "nrrd", "mha", "metres")
-
 HOSTILE_STUDIES, BY_AGENT = 5000, 700
 """Hostile studies, and those of them that the agent gets."""
 
-READ_BAR_S, GROWTH_BAR_MB = 60.0, 200.0
-LARGE_MB, HOSTILE_MB = 1200, 4096
-"""Limits of memory: of all processes for the large study; of each for the others."""
+READ_BAR_S, PEAK_BAR_MB, GROWTH_BAR_MB = 60.0, 4096.0, 200.0
 
 SMALL = PhantomSpec(
     seed=2, spacing_mm=(5.0, 2.5, 2.5), size_mm=(210.0, 340.0, 340.0),
@@ -87,6 +74,7 @@ def fuzz_files(
         found["outcomes"][name] = dict(Counter(found["outcomes"].get(name, {})) + outcomes)
     found["untyped"] += direct["untyped"]
     found["longest_read_s"] = max(found["longest_read_s"], direct["longest_read_s"])
+    found["peak_mb"] = direct["peak_mb"]
     read = [path.name for path in outside if path.stat().st_atime != LONG_AGO_S]
     return {
         "studies": count,
@@ -104,7 +92,7 @@ def _read_directly(root: Path, numbers: range, seed: int, stuff: Materials) -> d
     untyped, longest_s = [], 0.0
     settings = EdgeSettings()
     limits = ReadLimits(settings.read_memory_mb)
-    with IsolatedReader(limits) as reader:
+    with IsolatedReader(limits) as reader, peak_memory(os.getpid()) as peak:
         for number in numbers:
             folder = root / "direct" / f"{number:06}"
             kind, study = make_study(number, seed, folder, stuff)
@@ -120,7 +108,12 @@ def _read_directly(root: Path, numbers: range, seed: int, stuff: Materials) -> d
             longest_s = max(longest_s, time.monotonic() - began_s)
             outcomes[kind][outcome] += 1
             shutil.rmtree(folder)
-    return {"outcomes": outcomes, "untyped": untyped, "longest_read_s": round(longest_s, 2)}
+    return {
+        "outcomes": outcomes,
+        "untyped": untyped,
+        "longest_read_s": round(longest_s, 2),
+        "peak_mb": peak.child_mb,
+    }
 
 
 def _through_agent(
@@ -218,76 +211,11 @@ def _leaks(root: Path) -> Iterator[str]:
                 yield str(path.relative_to(root))
 
 
-def reading_memory(folder: Path, sound: Path) -> dict[str, dict[str, Any]]:
-    """Return size, outcome, seconds and peak memory in MB of reading each study, by its name."""
-    rows = {}
-    made = _studies(folder, sound)
-    for number, (study, make) in enumerate(each(made.items(), "memory of reading")):
-        rows[study] = _measured(make(), folder / f"report{number}")
-    return rows
-
-
-def _studies(folder: Path, sound: Path) -> Mapping[str, Callable[[], Path]]:
-    """Return what makes each study; the folder is for its files."""
-    stuff = materials(folder / "elsewhere")
-
-    def bomb(kind: str) -> Path:
-        (folder / kind).mkdir()
-        return bomb_of(kind, folder / kind, Random(1), stuff)
-
-    def numbers() -> Path:
-        values = np.random.default_rng(1).normal(-500, 400, (100, 512, 512))
-        image = sitk.GetImageFromArray(values)
-        image.SetSpacing((0.7, 0.7, 3.0))
-        sitk.WriteImage(image, str(folder / "doubles.nii"))
-        return folder / "doubles.nii"
-
-    bombs = {f"bomb: {kind}": (lambda kind=kind: bomb(kind)) for kind in BOMBS}
-    return {
-        LARGE: lambda: _enlarged(sound, folder / "large"),
-        "200 MB of 64-bit numbers": numbers,
-        **bombs,
-    }
-
-
-def _enlarged(phantom: Path, folder: Path) -> Path:
-    volume = read_study(phantom).volume
-    z, y, x = volume.shape
-    hu = np.full((800, 512, 512), -1000, np.int16)
-    hu[:, :y, :x] = volume.hu[np.arange(800) * z // 800]
-    hu += (np.arange(800, dtype=np.int16) % 8)[:, None, None]  # equal slices are refused
-    old = volume.geometry
-    spacing = (old.spacing_mm[0] * z / 800, *old.spacing_mm[1:])
-    write_series(Volume(hu, Geometry(spacing, old.origin_mm, old.direction)), folder)
-    return folder
-
-
-def _measured(study: Path, out: Path) -> dict[str, Any]:
-    line = [sys.executable, "-m", "edge", "screen", str(study), "--cloud", "off", "--out", str(out)]
-    files = [path for path in study.rglob("*") if path.is_file()] if study.is_dir() else [study]
-    began_s = time.monotonic()
-    with (
-        subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
-        peak_memory(process.pid, together=True) as peak,
-    ):
-        process.wait()
-    rejection = json.loads((out / "report.json").read_bytes())["rejection"]
-    return {
-        "mb": round(sum(path.stat().st_size for path in files) / 1e6, 1),
-        "outcome": rejection["kind"] if rejection else "read",
-        "seconds": round(time.monotonic() - began_s, 1),
-        "program_peak_mb": round(peak.own_mb),
-        "child_peak_mb": round(peak.child_mb),
-        "together_peak_mb": round(peak.together_mb),
-    }
-
-
 class Door(StrEnum):
     """Where hostile data comes in."""
 
     FILES = "files"
-    DICOM = "dicom"
-    HTTP = "http"
+    NETWORK = "network"
 
 
 def bars(result: Result) -> Iterator[Bar]:
@@ -304,11 +232,8 @@ def bars(result: Result) -> Iterator[Bar]:
         yield Bar("sound studies lost among hostile ones", lost, 0)
         longest_s = files["longest_read_s"]
         yield Bar("longest reading of a hostile study", longest_s, READ_BAR_S, "{:.1f} s")
-    for name, one in result.get("memory", {}).items():
-        most = max(one["program_peak_mb"], one["child_peak_mb"])
-        most, bar = (one["together_peak_mb"], LARGE_MB) if name == LARGE else (most, HOSTILE_MB)
-        shown = f"{most} MB ({one['outcome']})"
-        yield Bar(f"peak memory, {name}", most, bar, "{} MB", shown=shown)
+        what = "peak memory of a process that reads hostile studies"
+        yield Bar(what, files["peak_mb"], PEAK_BAR_MB, "{:.0f} MB")
     if sent := result.get("senders"):
         lost, count = sent["sound_series"] - sent["reported"], sent["sound_series"]
         what = "sound series lost among hostile senders, C-STORE and STOW-RS"
@@ -332,14 +257,12 @@ def fuzz(
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="overread-fuzz-") as folder:
         root = Path(folder)
-        for name in ("files", "memory", "senders"):
+        for name in ("files", "senders"):
             (root / name).mkdir()
         if Door.FILES in doors:
             result["files"] = fuzz_files(
                 root / "files", whole.folder, HOSTILE_STUDIES, BY_AGENT, seed
             )
-            result["memory"] = reading_memory(root / "memory", whole.folder)
-        if others := [one.value for one in doors if one is not Door.FILES]:
-            sound = files_of(small.folder)
-            result["senders"] = senders(root / "senders", sound, count, seed, others)
+        if Door.NETWORK in doors:
+            result["senders"] = senders(root / "senders", files_of(small.folder), count, seed)
     return result

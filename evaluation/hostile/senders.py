@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -29,8 +29,6 @@ PAUSE_S = 0.05
 BOUNDARY = "overread-hostile"
 SOUND_EVERY = 20
 """Hostile senders between two sound ones."""
-DICOM_SHARE = 0.7
-"""Of the senders, where both doors are attacked."""
 READ_S = 600.0
 """Longest wait for the sound series."""
 
@@ -107,27 +105,35 @@ def _damaged_head(recording: Recording, chance: Random) -> list[bytes]:
     return [_flipped(head, chance) + b"\r\n\r\n" + body]
 
 
-Attack = Callable[[Recording, Random], list[bytes]]
+Make = Callable[[Recording, Random], list[bytes]]
 """Makes what is sent, of what a real sender sends."""
 
-BY_DICOM: Mapping[str, Attack] = {
-    "noise": lambda _, chance: [chance.randbytes(chance.randrange(1, 4000))],
-    "damaged association request": lambda r, chance: [_flipped(r.pdus[0], chance), *r.pdus[1:]],
-    "damaged command": lambda r, chance: [r.pdus[0], _flipped(r.pdus[1], chance), *r.pdus[2:]],
-    "damaged PDUs": lambda r, chance: [
+DICOM, HTTP = "dicom", "http"
+ATTACKS: Mapping[str, tuple[str, Make]] = {
+    "noise": (DICOM, lambda _, chance: [chance.randbytes(chance.randrange(1, 4000))]),
+    "damaged association request": (
+        DICOM, lambda r, chance: [_flipped(r.pdus[0], chance), *r.pdus[1:]]
+    ),
+    "damaged command": (
+        DICOM, lambda r, chance: [r.pdus[0], _flipped(r.pdus[1], chance), *r.pdus[2:]]
+    ),
+    "damaged PDUs": (DICOM, lambda r, chance: [
         r.pdus[0], *(_flipped(p, chance) if chance.random() < 0.5 else p for p in r.pdus[1:])
-    ],
-    "false lengths": _false_lengths,
-    "PDUs in disorder": _in_disorder,
-    "repeated requests": lambda r, chance: [r.pdus[0], *r.pdus[1:-1] * chance.randrange(2, 20)],
-    "association cut off": _cut_off,
+    ]),
+    "false lengths": (DICOM, _false_lengths),
+    "PDUs in disorder": (DICOM, _in_disorder),
+    "repeated requests": (
+        DICOM, lambda r, chance: [r.pdus[0], *r.pdus[1:-1] * chance.randrange(2, 20)]
+    ),
+    "association cut off": (DICOM, _cut_off),
+    "HTTP noise": (HTTP, lambda _, chance: [chance.randbytes(chance.randrange(1, 4000))]),
+    "damaged HTTP request": (HTTP, lambda r, chance: [_flipped(r.request, chance)]),
+    "damaged HTTP headers": (HTTP, _damaged_head),
+    "HTTP request cut off": (
+        HTTP, lambda r, chance: [r.request[: chance.randrange(len(r.request))]]
+    ),
 }  # fmt: skip
-BY_HTTP: Mapping[str, Attack] = {
-    "HTTP noise": BY_DICOM["noise"],
-    "damaged HTTP request": lambda r, chance: [_flipped(r.request, chance)],
-    "damaged HTTP headers": _damaged_head,
-    "HTTP request cut off": lambda r, chance: [r.request[: chance.randrange(len(r.request))]],
-}
+"""The door of each attack, and what makes it."""
 
 
 def attack(endpoint: Endpoint, parts: Sequence[bytes], chance: Random) -> bool:
@@ -149,12 +155,10 @@ def attack(endpoint: Endpoint, parts: Sequence[bytes], chance: Random) -> bool:
     return answered
 
 
-def senders(
-    root: Path, sound: Sequence[Path], count: int, seed: int, doors: Collection[str]
-) -> dict[str, Any]:
+def senders(root: Path, sound: Sequence[Path], count: int, seed: int) -> dict[str, Any]:
     """Send hostile and sound data in turn to an agent below ``root``; return what became of it.
 
-    ``doors`` are ``dicom``, ``http`` or both; ``sound`` are the files of a series that can be read.
+    ``sound`` are the files of a series that can be read; it goes to both doors in turn.
     """
     chance, kinds, answered = Random(seed), Counter[str](), Counter[str]()
     (stow_port,) = free_ports(1)
@@ -162,46 +166,34 @@ def senders(
     sent, acknowledged, sizes_mb = list[Series](), 0, list[float]()
     root.mkdir(parents=True, exist_ok=True)
     with running_agent(root, root / "log", **stow, **BOUNDS) as agent:
-        endpoints: dict[str, Endpoint] = {
-            "dicom": agent.endpoint, "http": ("127.0.0.1", stow_port)
-        }  # fmt: skip
+        doors: dict[str, Endpoint] = {DICOM: agent.endpoint, HTTP: ("127.0.0.1", stow_port)}
         recording = Recording.of(agent.endpoint, copied(sound[:2], root / "recorded").files)
-        for number in each(range(count), "senders"):
-            door = "dicom" if chance.random() < DICOM_SHARE else "http"
-            door = door if door in doors else next(iter(doors))
-            attacks = BY_DICOM if door == "dicom" else BY_HTTP
-            kind = chance.choice(sorted(attacks))
+        for number in each(range(1, count + 1), "senders"):
+            kind = chance.choice([*ATTACKS])
+            door, make = ATTACKS[kind]
             kinds[kind] += 1
-            answered[kind] += attack(endpoints[door], attacks[kind](recording, chance), chance)
-            if (number + 1) % SOUND_EVERY == 0 or number + 1 == count:
+            answered[kind] += attack(doors[door], make(recording, chance), chance)
+            if number % SOUND_EVERY == 0 or number == count:
                 agent.process.require_alive()
                 series = copied(sound, root / "sent" / str(number))
-                by_http = "http" in doors and ("dicom" not in doors or len(sent) % 2 == 1)
-                acknowledged += _taken(endpoints["http" if by_http else "dicom"], series, by_http)
+                if len(sent) % 2:
+                    acknowledged += post(doors[HTTP], series.files)
+                else:
+                    taken = send(doors[DICOM], series.files).acknowledged
+                    acknowledged += len(taken) == len(series.files)
                 sent.append(series)
                 sizes_mb.append(resident_mb(agent.process.pid))
-        outs = [agent.out(one.study_uid, one.patient_id) for one in sent]
-        agent.process.wait_until(
-            lambda: all((out / "report.json").is_file() for out in outs), "answer", READ_S
-        )
+        reports = [agent.out(one.study_uid, one.patient_id) / "report.json" for one in sent]
+        agent.process.wait_until(lambda: all(map(Path.is_file, reports)), "answer", READ_S)
         sizes_mb.append(resident_mb(agent.process.pid))
+        rejections = [json.loads(report.read_bytes())["rejection"] for report in reports]
         return {
             "senders": count,
             "hostile": dict(sorted(kinds.items())),
             "answered": dict(sorted(answered.items())),
             "sound_series": len(sent),
             "acknowledged": acknowledged,
-            "reported": sum(_is_read(out / "report.json") for out in outs),
+            "reported": rejections.count(None),
             "left_on_their_way": len(os.listdir(agent.inbox / RECEIVING)),
             "growth_mb": sizes_mb[-1] - sizes_mb[0],
         }
-
-
-def _taken(endpoint: Endpoint, series: Series, by_http: bool) -> bool:
-    if by_http:
-        return post(endpoint, series.files)
-    return len(send(endpoint, series.files).acknowledged) == len(series.files)
-
-
-def _is_read(report: Path) -> bool:
-    return json.loads(report.read_bytes())["rejection"] is None

@@ -22,9 +22,9 @@ from edge.report.compose import Assessment
 from edge.report.model import Report
 from edge.settings.core import EdgeSettings, load_settings
 from edge.store.studies import StudyStore
-from evaluation.accuracy.detect import ledger_s, refusal
+from evaluation.accuracy.detect import against_truth
 from evaluation.accuracy.readers import ScreenedOnce
-from evaluation.accuracy.truth import score_scan, truth_of
+from evaluation.accuracy.truth import truth_of
 from evaluation.phantoms import STUDIES, Prepared, prepare, whole_chest
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study
@@ -99,18 +99,12 @@ class Edge:
         report = read_and_report(noting, Job(study.folder, self._out)).report
         took_s, delay_s = time.monotonic() - began_s, scheduler_delay_s() - delay_s
         self._store.pending.discard(report.study_key)
-        truth = truth_of(study.nodules)
-        findings = [(finding.centre_mm, finding.probability) for finding in report.findings]
-        scores = score_scan(findings, truth)
         return {
             "took_s": took_s,
             "scheduler_delay_s": delay_s,
-            "stages_s": ledger_s(report),
-            "lesions": len(truth.lesions),
-            "found": scores.found,
             "escalated": sum(len(assessment.plan.send) for assessment in made),
             "answered": sum(len(assessment.answers.verdicts) for assessment in made),
-            "refused": refusal(report),
+            **against_truth(report, truth_of(study.nodules)),
         }
 
     def _from_memory(self, pipeline: Pipeline) -> Pipeline:

@@ -1,28 +1,29 @@
-"""``overread-eval wire``: everything that edge and cloud say to each other, searched for a patient.
+"""``overread-eval wire``: all that crosses between edge and cloud, searched for a patient.
 
 A phantom gets a header full of distinctive values, UIDs of its own, and a folder named after its
-patient. A real agent reads it with a real cloud process, in plain gRPC through a proxy that keeps
-all bytes: health checks, an escalation, retries that amend the report, and a new model for the
-edge. None of the values may be in the bytes, in the decoded headers or in the decoded messages, in
-either direction.
+patient. A real agent reads it with a real cloud process, in plain gRPC: health checks, an
+escalation, retries that amend the report, and a new model for the edge. A proxy on the way keeps
+all bytes, and a relay of gRPC notes the metadata and the messages of each call. None of the values
+may be in them, in either direction. Headers of gRPC itself hold its version, addresses and times.
 """
 
 import base64
 import json
 import re
-import struct
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pydicom
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from hpack import Decoder
-from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame, PushPromiseFrame
 
 from evaluation.links.proxy import Conditions, proxied, steady
 from evaluation.phantoms import STUDIES, prepare, whole_chest
@@ -52,15 +53,12 @@ METHODS: Mapping[str, tuple[type[Message], type[Message]]] = {
     f"{SERVICE}/Describe": (pb.DescribeRequest, pb.DescribeResponse),
     f"{SERVICE}/GetModel": (pb.GetModelRequest, pb.GetModelResponse),
 }
-"""What is asked and answered in each."""
+"""Request and response of each method."""
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a client sends first (RFC 9113, section 3.4)."""
+CALLS = 16
+"""Calls at the same time that are passed on."""
 
-_TABLE_BYTES = 1 << 20
-"""Larger than any table of headers that gRPC asks for."""
-
-Headers = list[tuple[str, str]]
+Metadata = Iterable[tuple[str, str | bytes]]
 
 PATIENT: Mapping[str, str] = {
     "PatientName": "Quixwell^Zephyrine",
@@ -83,30 +81,99 @@ PATIENT: Mapping[str, str] = {
 
 
 @dataclass
-class Tap:
-    """All bytes that a proxy carried, by connection and direction (``True``: to the cloud)."""
+class Recording:
+    """All bytes between edge and cloud, what was in them, and all texts to search in.
 
-    data: dict[tuple[int, bool], bytearray] = field(default_factory=lambda: defaultdict(bytearray))
-
-    def __call__(self, connection: int, up: bool, data: bytes) -> None:
-        """Keep bytes of one connection."""
-        self.data[connection, up] += data
-
-
-@dataclass
-class Heard:
-    """What was said: headers, and messages by their type; and all texts to search in.
-
-    The texts are those that crossed, and the traces that edge and cloud have written.
+    The bytes are those of each connection and direction (``True``: to the cloud). The texts are
+    those of calls, and the traces that edge and cloud have written, in lower case.
     """
 
+    data: dict[tuple[int, bool], bytearray] = field(default_factory=lambda: defaultdict(bytearray))
     headers: set[str] = field(default_factory=set)
     messages: Counter[str] = field(default_factory=Counter)
     texts: list[str] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     traces: set[str] = field(default_factory=set)
     roi_bytes: int = 0
-    rest: int = 0
+
+    def tap(self, connection: int, up: bool, data: bytes) -> None:
+        """Keep bytes of one connection."""
+        self.data[connection, up] += data
+
+    def size(self, *, up: bool) -> int:
+        """Return the bytes of one direction."""
+        return sum(len(data) for (_, way), data in self.data.items() if way == up)
+
+    def note_metadata(self, metadata: Metadata) -> None:
+        """Note the headers or trailers of a call."""
+        for name, value in metadata:
+            self.headers.add(name)
+            as_text = value.decode("latin-1") if isinstance(value, bytes) else value
+            self.texts.append(f"{name}: {as_text}".lower())
+            if name == DETAILS_KEY and isinstance(value, bytes):
+                self.note_message(Status.FromString(value))
+            if name == "traceparent":
+                self.traces.add(as_text.split("-")[1])
+
+    def note_message(self, message: Message) -> None:
+        """Note a message."""
+        self.texts.append(str(message).lower())
+        which = next((known.name for known, _ in message.ListFields()), "")
+        self.messages[f"{type(message).__name__} {which}".strip()] += 1
+        if isinstance(message, pb.ReadRequest) and message.HasField("header"):
+            self.keys.add(message.header.study_key)
+        if isinstance(message, pb.ReadRequest) and message.HasField("roi"):
+            self.roi_bytes += len(message.roi.voxels)
+
+
+class Relay(grpc.GenericRpcHandler):  # type: ignore[type-arg] # only its stubs are generic
+    """Passes each call on to a service, and notes what both sides say."""
+
+    def __init__(self, service: grpc.Channel, recording: Recording) -> None:
+        self._service, self._recording = service, recording
+
+    def service(self, details: Any) -> Any:
+        """Return the handler of a call; messages pass as bytes, one or a stream alike."""
+        return grpc.stream_stream_rpc_method_handler(partial(self._carry, details.method))
+
+    def _carry(self, method: str, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        asked, answered = METHODS[method]
+        metadata = context.invocation_metadata()
+        self._recording.note_metadata(metadata)
+        call = self._service.stream_stream(method, bytes, bytes)(
+            self._noted(requests, asked),
+            timeout=min(context.time_remaining(), LIMIT_S),
+            metadata=tuple(pair for pair in metadata if pair[0] != "user-agent"),
+        )
+        context.add_callback(call.cancel)
+        with suppress(grpc.RpcError):  # its status is passed on below
+            yield from self._noted(call, answered)
+        for said in (call.initial_metadata(), call.trailing_metadata()):
+            self._recording.note_metadata(said)
+        self._recording.texts.append(call.details().lower())
+        context.set_trailing_metadata(call.trailing_metadata())
+        context.set_code(call.code())
+        context.set_details(call.details())
+
+    def _noted(self, messages: Iterable[bytes], kind: type[Message]) -> Iterator[bytes]:
+        for message in messages:
+            self._recording.note_message(kind.FromString(message))
+            yield message
+
+
+@contextmanager
+def recorded(service: str) -> Iterator[tuple[str, Recording]]:
+    """Yield an address at which the service is reached, and the record of what crosses there."""
+    recording = Recording()
+    with grpc.insecure_channel(service) as channel, ThreadPoolExecutor(CALLS) as pool:
+        server = grpc.server(pool, [Relay(channel, recording)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            with proxied(f"127.0.0.1:{port}", steady(Conditions()), tap=recording.tap) as proxy:
+                yield proxy.address, recording
+        finally:
+            server.stop(None).wait()
 
 
 def exchange(work: Path, cache: Path) -> dict[str, Any]:
@@ -114,35 +181,26 @@ def exchange(work: Path, cache: Path) -> dict[str, Any]:
     patient = "Quixwell_Zephyrine_19610317"
     study = work / "inbox" / patient
     values = {*make_study(study, cache), *PATIENT.values(), patient, str(work)}
-    tap = Tap()
     traces = [work / "cloud.jsonl", work / "edge.jsonl"]
     models, key = sign_models(work / "models")
-    offer = {
-        "traces": str(traces[0]), "offered_model": OFFERED, "offered_folder": str(models)
-    }  # fmt: skip
-    with (
-        running_cloud(**offer) as cloud,
-        proxied(cloud.address, steady(Conditions()), tap=tap) as proxy,
-    ):
-        report = read_by_agent(work, proxy.address, patient, models, key)
-    heard = decode(tap)
-    heard.texts += [text for path in traces for text in path.read_text().splitlines()]
-    found = sorted(value for value in searched(values) if is_in(value, tap, heard))
+    offer = {"traces": str(traces[0]), "offered_model": OFFERED, "offered_folder": str(models)}
+    with running_cloud(**offer) as cloud, recorded(cloud.address) as (address, recording):
+        report = read_by_agent(work, address, patient, models, key)
+    recording.texts += [path.read_text().lower() for path in traces]
     return {
         "values": len(values),
-        "found": found,
-        "connections": len({connection for connection, _ in tap.data}),
-        "bytes_up": sum(len(data) for (_, up), data in tap.data.items() if up),
-        "bytes_down": sum(len(data) for (_, up), data in tap.data.items() if not up),
-        "undecoded_bytes": heard.rest,
-        "messages": dict(sorted(heard.messages.items())),
-        "headers": sorted(heard.headers),
-        "roi_bytes": heard.roi_bytes,
-        "study_keys": len(heard.keys),
-        "study_key_is_that_of_the_report": heard.keys == {report["study_key"]},
-        "site_seen": any(SITE in text for text in heard.texts),
+        "found": [value for value in searched(values) if is_in(value, recording)],
+        "connections": len({connection for connection, _ in recording.data}),
+        "bytes_up": recording.size(up=True),
+        "bytes_down": recording.size(up=False),
+        "messages": dict(sorted(recording.messages.items())),
+        "headers": sorted(recording.headers),
+        "roi_bytes": recording.roi_bytes,
+        "study_keys": len(recording.keys),
+        "study_key_is_that_of_the_report": recording.keys == {report["study_key"]},
+        "site_seen": any(SITE in text for text in recording.texts),
         "versions": report["version"],
-        "trace_is_that_of_the_study": heard.traces == {report["study_key"]},
+        "trace_is_that_of_the_study": recording.traces == {report["study_key"]},
     }
 
 
@@ -200,109 +258,13 @@ def read_by_agent(work: Path, cloud: str, name: str, models: Path, key: Path) ->
     return dict(json.loads(path.read_bytes()))
 
 
-@dataclass
-class Carried:
-    """What one direction of an HTTP/2 connection carried, by stream, and what was cut off."""
-
-    headers: dict[int, Headers] = field(default_factory=lambda: defaultdict(list))
-    messages: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    rest: int = 0
+def searched(values: set[str]) -> list[str]:
+    """Return the values to search for: also the parts of names."""
+    return sorted(values | {part for value in values for part in value.split("^")})
 
 
-def carried_by(data: bytes) -> Carried:
-    """Decode all bytes of one direction of a connection, from its beginning.
-
-    Headers may be compressed (HPACK): a search through raw bytes alone could miss them.
-    """
-    found, decoder = Carried(), Decoder()
-    decoder.max_allowed_table_size = _TABLE_BYTES
-    bodies: dict[int, bytes] = defaultdict(bytes)
-    block = b""
-    at = len(PREFACE) if data.startswith(PREFACE) else 0
-    while at + 9 <= len(data):
-        frame, length = Frame.parse_frame_header(memoryview(data[at : at + 9]))
-        if at + 9 + length > len(data):
-            break
-        frame.parse_body(memoryview(data[at + 9 : at + 9 + length]))
-        at += 9 + length
-        if isinstance(frame, DataFrame):
-            bodies[frame.stream_id] += frame.data
-        elif isinstance(frame, HeadersFrame | ContinuationFrame | PushPromiseFrame):
-            block += frame.data
-            if "END_HEADERS" in frame.flags:
-                found.headers[frame.stream_id] += [
-                    _header(bytes(name), bytes(value))
-                    for name, value in decoder.decode(block, raw=True)
-                ]
-                block = b""
-    for stream, body in bodies.items():
-        found.messages[stream] = _messages(body)
-    found.rest = len(data) - at
-    return found
-
-
-def _messages(body: bytes) -> list[bytes]:
-    """Take messages out of their frames: a byte for compression, four for the length."""
-    found = []
-    while len(body) >= 5:
-        compressed, length = struct.unpack(">BI", body[:5])
-        if compressed:
-            raise ValueError("a message is compressed, which this cannot read")
-        found.append(body[5 : 5 + length])
-        body = body[5 + length :]
-    return found
-
-
-def _header(name: bytes, value: bytes) -> tuple[str, str]:
-    """Return name and value as text; bytes of a binary header (``-bin``) as Latin-1."""
-    if name.endswith(b"-bin"):
-        # after a zero byte as they are, otherwise in base64 without padding
-        data = value[1:] if value.startswith(b"\0") else base64.b64decode(value + b"==")
-        return name.decode(), data.decode("latin-1")
-    return name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
-
-
-def decode(tap: Tap) -> Heard:
-    """Decode all connections of a tap."""
-    heard = Heard()
-    for connection in sorted({connection for connection, _ in tap.data}):
-        asked = carried_by(bytes(tap.data[connection, True]))
-        answered = carried_by(bytes(tap.data[connection, False]))
-        heard.rest += asked.rest + answered.rest
-        paths = {stream: dict(headers)[":path"] for stream, headers in asked.headers.items()}
-        for is_answer, direction in enumerate((asked, answered)):
-            for headers in direction.headers.values():
-                heard.headers |= {name for name, _ in headers}
-                heard.texts += [f"{name}: {value}" for name, value in headers]
-                for value in (value for name, value in headers if name == DETAILS_KEY):
-                    _hear(Status.FromString(value.encode("latin-1")), heard)
-                named = dict(headers).get("traceparent", "").split("-")
-                heard.traces |= set(named[1:2])
-            for stream, messages in direction.messages.items():
-                for data in messages:
-                    message = METHODS[paths[stream]][is_answer].FromString(data)
-                    _hear(message, heard)
-    return heard
-
-
-def _hear(message: Message, heard: Heard) -> None:
-    heard.texts.append(str(message))
-    which = next((one.name for one, _ in message.ListFields()), "")
-    heard.messages[f"{type(message).__name__} {which}".strip()] += 1
-    if isinstance(message, pb.ReadRequest) and message.HasField("header"):
-        heard.keys.add(message.header.study_key)
-    if isinstance(message, pb.ReadRequest) and message.HasField("roi"):
-        heard.roi_bytes += len(message.roi.voxels)
-
-
-def searched(values: set[str]) -> Iterator[str]:
-    """Yield the values to search for: also the parts of names, without regard to order."""
-    parts = {part for value in values if "^" in value for part in value.split("^")}
-    yield from sorted(values | parts)
-
-
-def is_in(value: str, tap: Tap, heard: Heard) -> bool:
-    """Tell whether a value is in the raw bytes, in some encodings, or in a decoded text.
+def is_in(value: str, recording: Recording) -> bool:
+    """Return whether a value is in the raw bytes, in some encodings, or in a decoded text.
 
     There a value of digits alone is no part of a longer number: times have nineteen digits.
     """
@@ -311,9 +273,11 @@ def is_in(value: str, tap: Tap, heard: Heard) -> bool:
     for before, mixed in enumerate((0, 2, 3)):  # in base64 what stands before and after mixes in
         encoded = base64.b64encode(bytes(before) + value.encode()).rstrip(b"=")
         forms.append(encoded[mixed:-1])
-    raw = any(form in data for data in tap.data.values() for form in forms)
+    if any(form in data for data in recording.data.values() for form in forms):
+        return True
+    value = value.lower()
     whole = rf"(?<!\d){value}(?!\d)" if value.isdecimal() else re.escape(value)
-    return raw or any(re.search(whole, text, re.IGNORECASE) for text in heard.texts)
+    return any(value in text and re.search(whole, text) for text in recording.texts)
 
 
 @command(

@@ -189,22 +189,19 @@ def bars(result: Result) -> Iterator[Bar]:
 def latency(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with lidc/ and ct/.")],
     against: Annotated[
-        Path, typer.Option(metavar="DIR", help="Checkout of an earlier commit, to compare with.")
+        str, typer.Option(metavar="COMMIT", help="Earlier commit, to compare with.")
     ],
     rounds: Annotated[int, typer.Option(min=2, help="Rounds; starts are in each second one.")] = 30,
 ) -> dict[str, Any]:
     """Times from files to report, of each step and of starts, against an earlier commit."""
-    commit = ["git", "-C", str(against), "rev-parse", "--short", "HEAD"]
-    named = subprocess.run(commit, capture_output=True, text=True, check=False).stdout.strip()
-    if not (against / "imaging" / "read.py").is_file() or not named:
-        raise MissingData(against, "is no checkout of an earlier commit")
     found: dict[Row, list[Both]] = {row: [] for row in ROWS}
     with ExitStack() as held:
         work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-against-")))
+        named = held.enter_context(checked_out(against, work / "checkout"))
         given = {name: str((data / name).resolve()) for name in (LIDC, CMB)}
         given |= {PLAIN: str(uncompressed(data / LIDC, work / PLAIN)), "": ""}
         trees = []
-        for side, source in zip(SIDES, (ROOT, against.resolve()), strict=True):
+        for side, source in zip(SIDES, (ROOT, work / "checkout"), strict=True):
             (work / side).mkdir()
             trees.append(held.enter_context(Tree(source, work / side).opened()))
         for number in each(range(-1, rounds), "rounds"):  # the first is a warm-up
@@ -219,6 +216,27 @@ def latency(
         "decoder_share": decode_s / read_s,
         "stages": stage_times([now["stages_s"] for now, _ in by_step["study"]]),
     }
+
+
+@contextmanager
+def checked_out(commit: str, folder: Path) -> Iterator[str]:
+    """Check a commit out into a new folder for the time of the context; yield its short name.
+
+    Raises:
+        ServiceFailed: there is no such commit.
+    """
+    _git("worktree", "add", "--detach", str(folder), commit)
+    try:
+        yield _git("rev-parse", "--short", commit)
+    finally:
+        _git("worktree", "remove", "--force", str(folder))
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServiceFailed(f"git {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def uncompressed(study: Path, folder: Path) -> Path:

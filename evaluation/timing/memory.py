@@ -24,35 +24,24 @@ ALLOCATOR = {
 }
 """glibc takes large blocks from its heap and gives nothing back; CUDA's pool can grow in place."""
 
-PUBLISHED = {
-    "checkpointing": (60, 70),
-    "recomputation": (50, 60),
-    "bf16": (40, 50),
-    "sharing": (30, 40),
-    "buffers+allocator": (20, 30),
+PLAIN = "plain"
+VARIANTS: Mapping[str, str | None] = {
+    PLAIN: None,
+    "checkpointing": "60-70 %",
+    "recomputation": "50-60 %",
+    "bf16": "40-50 %",
+    "sharing": "30-40 %",
+    "buffers+allocator": "20-30 %",
+    "checkpointing+bf16": None,
+    "checkpointing+bf16+sharing+buffers+allocator": None,
 }
-"""Memory savings in per cent that the published system claims, by variant."""
+"""Combinations of savings, the first has none; and what the published system claims to save.
+
+For the savings see `evaluation.timing.training_memory`.
+"""
 
 ALIKE = {True: 2e-2, False: 1e-3}
 """Largest relative difference of losses that should be equal: with bf16, and without."""
-
-
-PLAIN = "plain"
-VARIANTS = (
-    PLAIN,
-    "checkpointing",
-    "recomputation",
-    "bf16",
-    "sharing",
-    "buffers",
-    "allocator",
-    "buffers+allocator",
-    "checkpointing+bf16",
-    "recomputation+bf16",
-    "checkpointing+bf16+sharing+buffers+allocator",
-    "recomputation+bf16+sharing+buffers+allocator",
-)
-"""Combinations of the savings of `evaluation.timing.training_memory`; the first has none."""
 
 BATCH, STEPS, ROUNDS = 32, 4, 2
 """ROIs of a step, steps of each process, and processes of each variant."""
@@ -75,45 +64,35 @@ def measure(variant: str) -> dict[str, Any]:
 def as_dict(found: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
     """Return the medians of each variant over its rounds, and its saving against the first."""
     rows: list[dict[str, Any]] = []
-    losses: dict[tuple[bool, ...], tuple[str, Sequence[float]]] = {}
+    known: dict[tuple[bool, ...], Sequence[float]] = {}
     for variant, runs in found.items():
-        change_losses = tuple(saving in variant for saving in ("bf16", "sharing"))
-        like, known = losses.setdefault(change_losses, (variant, runs[0]["losses"]))
-        apart = max(
-            abs(a - b) / max(abs(a), 1e-9)
-            for run in runs
-            for a, b in zip(known, run["losses"], strict=True)
-        )
-        equal = "equal" if apart <= ALIKE["bf16" in variant] else f"{100 * apart:.1f} % apart"
-        row = {"name": variant.replace("+", ", "), **_medians(runs)}
+        # losses are equal where neither precision nor weights differ
+        like = known.setdefault(("bf16" in variant, "sharing" in variant), runs[0]["losses"])
+        losses = np.array([run["losses"] for run in runs])
+        apart = float((np.abs(losses - like) / np.maximum(np.abs(like), 1e-9)).max())
+        # the first step of a process is a warm-up
+        steps = [second for run in runs for second in run["took_s"][1:] or run["took_s"]]
+        row = {
+            "name": variant.replace("+", ", "),
+            "peak_mb": float(np.median([run["peak_bytes"] for run in runs])) / 1e6,
+            "step_s": float(np.median(steps)),
+            "parameters": runs[0]["parameters"],
+            "losses": "equal" if apart <= ALIKE["bf16" in variant] else f"{apart:.1%} apart",
+            "published": VARIANTS.get(variant),
+        }
         first = rows[0] if rows else row
-        for key in ("peak_mb", "tensors_mb", "step_s"):
-            row[f"{key}_saved"] = 1 - row[key] / first[key]
+        row["peak_mb_saved"] = 1 - row["peak_mb"] / first["peak_mb"]
         row["times_plain"] = row["step_s"] / first["step_s"]
-        row["losses"] = "-" if like == variant else equal
-        low, high = PUBLISHED.get(variant, (None, None))
-        rows.append({**row, "published": low and f"{low}-{high} %"})
+        rows.append(row)
     first_runs = next(iter(found.values()))
     device = first_runs[0]["device"]
     return {"batch": BATCH, "device": device, "rounds": len(first_runs), "variants": rows}
-
-
-def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the medians of all rounds; the first step of each is a warm-up."""
-    steps = [second for run in runs for second in run["took_s"][1:] or run["took_s"]]
-    return {
-        "peak_mb": float(np.median([run["peak_bytes"] for run in runs])) / 1e6,
-        "tensors_mb": float(np.median([run["tensor_bytes"] for run in runs])) / 1e6,
-        "step_s": float(np.median(steps)),
-        "parameters": runs[0]["parameters"],
-    }
 
 
 @command(
     Table("variants", {
         "name": "training step with", "parameters": ("parameters", "{:,}"),
         "peak_mb": ("peak MB", "{:.0f}"), "peak_mb_saved": ("saved", SHARE),
-        "tensors_mb": ("tensors MB", "{:.0f}"), "tensors_mb_saved": ("saved", SHARE),
         "published": "published", "step_s": ("step s", "{:.2f}"),
         "times_plain": ("time to plain", "{:.2f}"), "losses": "losses",
     }, title="Training the hybrid, batch {batch}"),
@@ -122,6 +101,6 @@ def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def memory() -> dict[str, Any]:
     """Peak memory and time of a training step of the hybrid; needs the extra `train`."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for variant in each(VARIANTS * ROUNDS, "training steps"):
+    for variant in each([*VARIANTS] * ROUNDS, "training steps"):
         found.setdefault(variant, []).append(measure(variant))
     return as_dict(found)

@@ -7,7 +7,6 @@ those of their metrics. Both networks are timed layer by layer, without them.
 import json
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,16 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from prometheus_client.parser import text_string_to_metric_families
 
-from evaluation.accuracy.detect import TIMES, stage_times
 from evaluation.phantoms import STUDIES, prepare, whole_chest
 from evaluation.process_memory import peak_memory, together_mb
 from evaluation.receiving.receiving import ANSWER_S, put
 from evaluation.receiving.sender import copied
 from evaluation.run import SHARE, Bar, Result, Table, command, each
 from evaluation.timing.operators import achieved, layers_of, peak, shares
-from evaluation.world import free_ports, running_agent, running_cloud
+from evaluation.world import free_ports, running_agent, running_cloud, scraped
 from imaging.dicom.arrival import files_of
 from imaging.dicom.header import is_dicom, read_head
 from models.runtime import hardware
@@ -32,7 +29,7 @@ from models.runtime.artifacts import find
 from models.runtime.errors import MissingData
 
 READINGS = 10
-"""Readings that count; one before them does not."""
+"""Readings, after one to warm up."""
 
 BOX = (256, 224, 320)
 """Voxels of the lung box that the screening network is timed with."""
@@ -41,7 +38,7 @@ MAX_MB = 1200.0
 """Required of the agent and its children together."""
 
 SHOWN = 12
-"""Layers of each network in the table; below ``raw`` the result has all."""
+"""Layers of each network in the table."""
 
 MILLI, GIGA = 1e3, 1e9
 
@@ -53,7 +50,6 @@ def bars(result: Result) -> Iterator[Bar]:
 
 
 @command(
-    TIMES,
     Table("memory", {"what": "memory", "mb": ("MB", "{:.0f}")}),
     Table("link", {"what": "link", "value": ("each study", "{:.1f}")}),
     Table("networks", {
@@ -79,21 +75,17 @@ def profile(
     ] = None,
     slices: Annotated[int, typer.Option(min=40, help="Slices of the phantom.")] = 120,
     cloud: Annotated[bool, typer.Option(help="Start a cloud on loopback.")] = True,
-    out: Annotated[Path | None, typer.Option(help="File for the picture (PNG).")] = None,
 ) -> dict[str, Any]:
     """Memory by stage, operators by layer against the CPU's peak, and the link, of a study."""
     if study is None:
         chest = whole_chest(slices)
         spacing_mm = (chest.size_mm[0] / slices, *chest.spacing_mm[1:])
         study = prepare([replace(chest, spacing_mm=spacing_mm)], STUDIES)[0].folder
-    result = {**read_studies(study, cloud), **profile_networks()}
-    if out is not None:
-        draw(result, out)
-    return result
+    return {**read_studies(study, cloud), **profile_networks()}
 
 
 def read_studies(study: Path, with_cloud: bool) -> dict[str, Any]:
-    """Have the agent read copies of a study; return times, memory and link.
+    """Have the agent read copies of a study; return memory and link.
 
     Raises:
         MissingData: the folder has no files, or the study is refused.
@@ -101,7 +93,6 @@ def read_studies(study: Path, with_cloud: bool) -> dict[str, Any]:
     files = [file for file in files_of(study) if is_dicom(read_head(file))]
     if not files:
         raise MissingData(study, "is no folder with DICOM files")
-    ledgers = []
     with ExitStack() as held:
         work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="overread-profile-")))
         address = f"127.0.0.1:{free_ports(1)[0]}"
@@ -120,61 +111,51 @@ def read_studies(study: Path, with_cloud: bool) -> dict[str, Any]:
                 found = json.loads(report.read_bytes())
                 if found["rejection"] is not None:
                     raise MissingData(study, f"was refused: {found['rejection']['reason']}")
-                ledgers.append({one["stage"]: one["took_s"] for one in found["ledger"]})
         time.sleep(1.0)  # the child that read has ended by then
         steady_mb = together_mb(pid)
-        edge = scrape(f"http://{address}/metrics")
-        there = scrape(service.metrics) if service else {}
-    by_stage = {key[1]: size for key, size in edge.items() if key[0] == "memory_peak_bytes"}
+        edge = scraped(f"http://{address}/metrics")
+        there = scraped(service.metrics) if service else {}
+    by_stage = {
+        key[1]: size for key, size in edge.items() if key[0] == "overread_edge_memory_peak_bytes"
+    }
     memory = {f"{stage}, peak": size / 1e6 for stage, size in by_stage.items()}
     memory["agent and its children together, peak"] = most.together_mb
     memory["agent and its children between studies"] = steady_mb
     if there:
-        memory["cloud, peak"] = there["memory_peak_bytes",] / 1e6
+        memory["cloud, peak"] = there["overread_cloud_memory_peak_bytes",] / 1e6
     return {
         "slices": len(files),
         "readings": READINGS,
-        "stages": stage_times(ledgers[1:]),
         "memory": [{"what": what, "mb": size} for what, size in memory.items()],
         "together_mb": most.together_mb,
-        "link": link_rows(edge, there, len(ledgers)) if there else [],
+        "link": link_rows(edge, there, READINGS + 1) if there else [],
     }
 
 
 Scraped = Mapping[tuple[str, ...], float]
-"""Metrics by name without the program's, and values of labels."""
-
-
-def scrape(url: str) -> Scraped:
-    """Return the metrics of an agent or a cloud."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        text = answer.read().decode()
-    return {
-        (one.name.split("_", 2)[2], *one.labels.values()): one.value
-        for family in text_string_to_metric_families(text)
-        if family.name.startswith("overread_")
-        for one in family.samples
-    }
 
 
 def link_rows(edge: Scraped, cloud: Scraped, studies: int) -> list[dict[str, Any]]:
     """Return what one study cost on the link."""
     totals = {
-        "ROIs": sum(value for key, value in cloud.items() if key[0] == "rois_total"),
-        "KB sent by the edge": edge["cloud_bytes_total", "sent"] / 1e3,
-        "KB received by the edge": edge["cloud_bytes_total", "received"] / 1e3,
-        "ms to encode and decode": MILLI * edge["cloud_coding_seconds_total",],
+        "ROIs": sum(value for key, value in cloud.items() if key[0] == "overread_cloud_rois_total"),
+        "KB sent by the edge": edge["overread_edge_cloud_bytes_total", "sent"] / 1e3,
+        "KB received by the edge": edge["overread_edge_cloud_bytes_total", "received"] / 1e3,
+        "ms to encode and decode": MILLI * edge["overread_edge_cloud_coding_seconds_total",],
     }
     rows = [{"what": what, "value": total / studies} for what, total in totals.items()]
     return [
         *rows,
-        {"what": "ms of a round trip", "value": MILLI * edge["cloud_round_trip_seconds",]},
+        {
+            "what": "ms of a round trip",
+            "value": MILLI * edge["overread_edge_cloud_round_trip_seconds",],
+        },
     ]
 
 
 def profile_networks() -> dict[str, Any]:
     """Time both networks layer by layer, as they are used: on all cores, and on one."""
-    networks, operators, rows, slowest = [], [], [], []
+    networks, operators, slowest = [], [], []
     for name, threads in (("screening-int8", hardware.cores()), ("hybrid-int8", 1)):
         layers = layers_of(find(name), BOX, threads)
         most, took_s = peak(threads, int8=True), sum(one.took_s for one in layers)
@@ -191,40 +172,11 @@ def profile_networks() -> dict[str, Any]:
             {"network": name, "operator": kind, "took_ms": MILLI * share * took_s, "share": share}
             for kind, share in shares(layers).items()
         ]
-        rows += [
+        slowest += [
             {"network": name, "layer": one.name.removesuffix("/Conv/WithoutBiases"),
              "operator": one.kind, "took_ms": MILLI * one.took_s, "share": one.took_s / took_s,
              "gops": one.rate / GIGA if one.operations else None,
              "of_peak": one.rate / most if one.operations else None}
-            for one in sorted(layers, key=lambda one: -one.took_s)
+            for one in sorted(layers, key=lambda one: -one.took_s)[:SHOWN]
         ]  # fmt: skip
-        slowest += rows[-len(layers) :][:SHOWN]
-    found = {"networks": networks, "operators": operators, "layers": slowest}
-    return {**found, "raw": {"layers": rows}}
-
-
-def draw(result: Result, path: Path) -> None:
-    """Draw memory, link and the slowest layers of both networks as a PNG file."""
-    from matplotlib.figure import Figure
-
-    link = [(one["what"], one["value"], None) for one in result["link"]]
-    panels = [
-        ("memory, MB", [(one["what"], one["mb"], None) for one in result["memory"]]),
-        ("link, each study", link),
-    ]
-    for network in result["networks"]:
-        layers = [one for one in result["layers"] if one["network"] == network["network"]]
-        title = f"{network['network']}, ms; red: far from the peak, grey: no products"
-        panels.append((title, [(one["layer"], one["took_ms"], one["of_peak"]) for one in layers]))
-    figure = Figure(figsize=(14, 9), dpi=100, layout="constrained")
-    for axes, (title, rows) in zip(figure.subplots(2, 2).flat, panels, strict=True):
-        nears = [near if near is None else min(near, 1.0) for *_, near in rows]
-        colours = ["0.7" if near is None else (1 - near, near, 0.2) for near in nears]
-        drawn = axes.barh(range(len(rows)), [value for _, value, _ in rows], color=colours)
-        axes.bar_label(drawn, fmt=lambda value: f"{value:,.4g}", padding=2, fontsize="small")
-        axes.set_yticks(range(len(rows)), [name[-40:] for name, *_ in rows], fontsize="small")
-        axes.set_xscale("log" if rows is link and link else "linear")
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        axes.set_title(title, fontsize="small")
-    figure.savefig(path, format="png")
+    return {"networks": networks, "operators": operators, "layers": slowest}

@@ -24,6 +24,9 @@ import pydicom
 from edge.assemble import open_pipeline
 from edge.job import Job
 from edge.pipeline import read_and_report
+from edge.settings.core import load_settings
+from imaging.isolation.in_turn import ReadersInTurn
+from imaging.isolation.reader import ReadLimits
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
@@ -31,21 +34,6 @@ from imaging.volume import WINDOW_HU
 from models.runtime.screener import open_screener
 from protos.deadline import Deadline
 from protos.messages import Roi
-
-try:
-    from edge.settings.core import load_settings
-
-    CLOUD = "cloud__address"
-except ImportError:  # before settings were nested
-    from edge.settings import load_settings  # type: ignore[attr-defined, no-redef]
-
-    CLOUD = "cloud"
-
-try:
-    from imaging.isolation.in_turn import ReadersInTurn
-    from imaging.isolation.reader import ReadLimits
-except ImportError:  # nothing is read ahead
-    ReadersInTurn = None  # type: ignore[assignment, misc]
 
 REGIONS = {"region": 1, "regions": 23}
 
@@ -63,8 +51,8 @@ class Step:
 
 @cache
 def _pipeline(cloud: str, held: ExitStack) -> Any:
-    given: dict[str, Any] = {CLOUD: cloud, "deadline_s": 60.0}
-    return held.enter_context(open_pipeline(load_settings(**given)))
+    settings = load_settings(cloud__address=cloud, deadline_s=60.0)
+    return held.enter_context(open_pipeline(settings))
 
 
 @cache
@@ -82,9 +70,9 @@ def prepared(step: str, path: str, cloud: str, held: ExitStack) -> Step:
         out = Path(held.enter_context(tempfile.TemporaryDirectory()))
         return Step(partial(_report, line, study, out))
     volume, screener = read_study(study).volume, open_screener("screening-int8")
-    if step == "arrive" and ReadersInTurn is not None:
+    if step == "arrive":
         return _arriving(study, screener, held)
-    if step in ("detect", "arrive"):  # what reads nothing ahead has the whole volume in HU
+    if step == "detect":
         return Step(lambda: screener.screen(preprocess(volume, study)))
     box = preprocess(volume, study)
     if step == "box":

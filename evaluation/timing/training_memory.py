@@ -19,14 +19,13 @@ gradients do not change.
 import json
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from models.networks.hybrid import Answers, EncoderLayer, HybridNetwork, HybridSpec
@@ -97,100 +96,66 @@ def make_batch(size: int, side: int) -> Batch:
     }
 
 
-class Trainer:
-    """A network with its optimiser, and its buffers if it has them."""
+def training(
+    savings: Collection[str], size: int, spec: HybridSpec, device: torch.device
+) -> tuple[HybridNetwork, Callable[[], float]]:
+    """Return a network, and what does one training step and returns its loss."""
+    network = make_network(savings, spec).to(device)
+    batch = {name: value.to(device) for name, value in make_batch(size, spec.side).items()}
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-4)
+    voxels, buffer = batch["voxels"], None
+    if "buffers" in savings:
+        pool_gradients(network)
+        buffer = torch.empty(voxels.shape, device=device)
 
-    def __init__(
-        self, savings: Collection[str], size: int, spec: HybridSpec, device: torch.device
-    ) -> None:
-        self.network = make_network(savings, spec).to(device)
-        self.batch = {n: value.to(device) for n, value in make_batch(size, spec.side).items()}
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
-        self._unit: torch.Tensor | None = None  # the buffer for the network's input
-        if "buffers" in savings:
-            pool_gradients(self.network)
-            self._unit = torch.empty(self.batch["voxels"].shape, device=device)
-        self._low = "bf16" in savings
-
-    def step(self) -> float:
-        """Do one training step and return its loss."""
-        # cached casts of shared weights would be missing when a forward pass is done again
-        voxels, buffer = self.batch["voxels"], self._unit
+    def step() -> float:
         unit = voxels.float() / 255 if buffer is None else buffer.copy_(voxels).div_(255)
-        kind = voxels.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self._low, cache_enabled=False):
-            answers = self.network(unit)
-        terms = hybrid_loss(Answers(*(out.float() for out in answers)), self.batch)
+        # cached casts of shared weights would be missing when a forward pass is done again
+        low = "bf16" in savings
+        with torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+            answers = network(unit)
+        terms = hybrid_loss(Answers(*(out.float() for out in answers)), batch)
         loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=self._unit is None)
+        optimizer.zero_grad(set_to_none=buffer is None)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        self.optimizer.step()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
         return float(loss.detach())
+
+    return network, step
 
 
 def measure(
     savings: Collection[str], size: int, steps: int, *, spec: HybridSpec | None = None
 ) -> dict[str, Any]:
-    """Measure ``steps`` training steps: peak memory beyond the built network's, times, losses.
-
-    ``tensor_bytes`` is the peak of all tensors during one further step, weights and optimiser
-    included, by the allocator's calls.
-    """
+    """Measure ``steps`` training steps: peak memory beyond the built network's, times, losses."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(savings, size, spec or HybridSpec(), device)
-    before = _start_peak(device)
+    network, step = training(savings, size, spec or HybridSpec(), device)
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark, see proc(5)
+        before = _status("VmRSS")
     took, losses = [], []
     for _ in range(steps):
         began = time.perf_counter()
-        losses.append(trainer.step())
+        losses.append(step())
         took.append(time.perf_counter() - began)
-    cuda = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if cuda else _status("VmHWM")
     return {
         "peak_bytes": peak - before,
-        "tensor_bytes": _tensor_peak(trainer, device),
         "took_s": took,
         "losses": losses,
-        "parameters": sum(p.numel() for p in trainer.network.parameters()),
+        "parameters": sum(p.numel() for p in network.parameters()),
         "device": device.type,
     }
-
-
-def _start_peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark, see proc(5)
-    return _status("VmRSS")
 
 
 def _status(field: str) -> int:
     text = Path("/proc/self/status").read_text()
     return int(text.split(f"{field}:")[1].split()[0]) * 1024
-
-
-def _tensor_peak(trainer: Trainer, device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        trainer.step()
-        return torch.cuda.max_memory_allocated(device)
-    # the bytes of weights, gradients, optimiser and batch between two steps
-    weights = [*trainer.network.parameters(), *trainer.network.buffers()]
-    states = [v for state in trainer.optimizer.state.values() for v in state.values()]
-    slopes = [w.grad for w in weights if w.grad is not None]
-    tensors = [*weights, *states, *slopes, *trainer.batch.values()]
-    held = sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        trainer.step()
-    now = most = 0
-    # the profiler lists every allocation and release in order: their running sum has the peak
-    events = seen.profiler.kineto_results.events()
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return held + most
 
 
 def main() -> None:

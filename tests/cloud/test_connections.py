@@ -11,7 +11,7 @@ import pytest
 
 from cloud.connections import kernel_form
 from cloud.describe import fetch_description
-from evaluation.links.wire import PREFACE
+from evaluation.hostile.clients import PREFACE
 from process.tls import TlsFiles
 from protos.errors import Unreachable
 from protos.overread_pb2_grpc import OverreadStub

@@ -5,7 +5,11 @@ python scripted_screen.py '[[[x, y, z], score], ...]' STUDY [options of overread
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
 
 import edge.assemble
 import edge.cli.main
@@ -38,18 +42,26 @@ class ScriptedScreening:
         ]
 
 
-class BrightSecond:
-    """Reads the brightness in the middle of an ROI as the probability, and notes the shapes."""
+class ScriptedSecond:
+    """Answers each batch, by default with the brightness in the middle, and keeps what it saw.
+
+    It outlines the cube of voxels from 24 to ``outlined`` of each ROI.
+    """
 
     roi_shape = (48, 48, 48)
 
-    def __init__(self) -> None:
-        self.shown: list[tuple[int, ...]] = []
+    def __init__(
+        self, answer: Callable[[UInt8Array], npt.ArrayLike] | None = None, outlined: int = 0
+    ) -> None:
+        self._answer = answer or (lambda rois: rois[:, 22:27, 22:27, 22:27].max((1, 2, 3)) / 255)
+        self._outlined = outlined
+        self.seen: list[UInt8Array] = []
 
     def read(self, batch: UInt8Array) -> Readings:
-        self.shown.append(batch.shape)
-        middle = batch[:, 22:27, 22:27, 22:27].max(axis=(1, 2, 3))
-        return plain(middle / 255, [7.0] * len(batch))
+        self.seen.append(batch)
+        mask = np.zeros(batch.shape, bool)
+        mask[(slice(None), *[slice(24, self._outlined)] * 3)] = True
+        return replace(plain(self._answer(batch), [7.0] * len(batch)), mask=mask)
 
 
 def scripted_pipeline(places: Sequence[tuple[Triple, float]]) -> Pipeline:

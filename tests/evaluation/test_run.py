@@ -44,12 +44,6 @@ def test_json_has_the_machine_the_seed_and_whether_bars_are_met() -> None:
     assert [one["met"] for one in result["bars"]] == [True]
 
 
-def test_help_is_that_of_the_function() -> None:
-    words = said("--help")
-    for part in ("Reads twice.", "--rounds", "--json"):
-        assert part in words
-
-
 SPAN = {"value": 0.913, "low": 0.828, "high": None}
 
 
@@ -88,11 +82,6 @@ def test_a_table_follows_keys_down_and_makes_rows() -> None:
         "| reader | ms | at 1 |", "| --- | --- | --- |", "| edge | 1.3 | 6 |", "| cloud | - | 8 |",
     ]  # fmt: skip
     assert rows.title == "ms of all"
-
-
-def test_a_row_without_a_figure_is_an_error() -> None:
-    with pytest.raises(KeyError, match="p95_ms"):
-        Table("links", {"p95_ms": "p95"}).of({"links": [{"p50_ms": 1}]})
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.accuracy.bootstrap import (
-    Interval,
-    by_patient,
-    difference,
-    figures,
-    interval,
-    operating_point,
-)
+from evaluation.accuracy.bootstrap import Interval, by_patient, difference, figures, operating_point
 from evaluation.accuracy.froc import Scored, froc
 
 
@@ -70,11 +63,6 @@ def test_unreachable_sensitivity_stays_unreachable() -> None:
     assert never == {"sensitivity": 0.99, "value": None, "low": None, "high": None}
 
 
-def test_a_result_can_be_measured_again() -> None:
-    scored = paired([0.9, -np.inf, 0.4, 0.3], [0.5, 0.35, 0.2, 0.1])
-    assert figures(scored) == figures(scored)
-
-
 def test_draws_without_a_nodule_are_drawn_again() -> None:
     """When only one of many scans holds a nodule, every draw that counts holds it."""
     none = np.zeros(0)
@@ -82,12 +70,6 @@ def test_draws_without_a_nodule_are_drawn_again() -> None:
     found = figures(scored)["cpm"]
     assert found["value"] == 1.0
     assert found["low"] == pytest.approx(0.025)
-
-
-def test_interval_of_a_single_figure() -> None:
-    """Percentiles are values that were drawn, never between two."""
-    drawn = np.concatenate([np.zeros(500), np.full(500, np.inf)])
-    assert interval(1.0, drawn) == Interval(1.0, 0.0, np.inf)
 
 
 def test_a_paired_difference_is_surer_than_the_figures() -> None:

@@ -4,9 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import chi2
 
-from evaluation.accuracy.bootstrap import poisson
 from evaluation.accuracy.calibration import (
     Settings,
     as_dict,
@@ -55,13 +53,6 @@ def test_a_threshold_keeps_nodules_and_false_candidates_that_are_not_dismissed()
     assert at["nodules"] == CASES.nodules > 2000
     assert 0.8 < at["sensitivity"] < 1
     assert at["false_per_scan"]["high"] > 1 >= at["false_per_scan"]["value"]
-
-
-@pytest.mark.parametrize("count", [0, 3, 1000])
-def test_a_rate_has_its_exact_interval(count: int) -> None:
-    rate = poisson(count, 10)
-    assert rate.high == pytest.approx(chi2.ppf(0.975, 2 * count + 2) / 20)
-    assert rate.low == pytest.approx(chi2.ppf(0.025, 2 * count) / 20 if count else 0.0)
 
 
 def test_findings_that_verdicts_add_and_remove_are_counted() -> None:

@@ -10,12 +10,10 @@ from evaluation.accuracy.readers import Agent, Reads, Stage
 from evaluation.accuracy.truth import Lesion, ScanScores, Truth
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
-from imaging.volume import Geometry, Triple, UInt8Array, triple
+from imaging.volume import Geometry, Triple, triple
 from models.data.cubes import Cube
 from models.runtime.detection import Candidate
-from models.runtime.second_reader import Readings
-from tests.evaluation.scripted_screen import ScriptedScreening
-from tests.plain_readings import plain
+from tests.evaluation.scripted_screen import ScriptedScreening, ScriptedSecond
 
 
 def scripted(answers: dict[int, list[tuple[Triple, float]]]) -> Reads:
@@ -116,29 +114,19 @@ class Unsure(ScriptedScreening):
         return [Candidate(triple(box.geometry.to_world(place)), place, 6.0, 0.4)]
 
 
-class Outlining:
-    """Calls every ROI a nodule that fills its last quarter, and remembers what it was shown."""
-
-    roi_shape = (48, 48, 48)
-
-    def __init__(self) -> None:
-        self.seen: list[UInt8Array] = []
-
-    def read(self, batch: UInt8Array) -> Readings:
-        self.seen.extend(batch)
-        mask = np.zeros(batch.shape, bool)
-        mask[:, 24:30, 24:30, 24:30] = True
-        return replace(plain([0.9] * len(batch), [7.0] * len(batch)), mask=mask)
+def outlining() -> ScriptedSecond:
+    """Calls every ROI a nodule that fills its last quarter."""
+    return ScriptedSecond(lambda rois: [0.9] * len(rois), outlined=30)
 
 
 def test_the_second_reader_sees_of_a_tile_what_it_sees_of_a_cube() -> None:
     """Its ROI of 48 mm ends with the tile: what lies beyond is mirrored, as at a cube's face."""
     voxels = np.arange(60 * 130 * 90, dtype=np.int64).reshape(60, 130, 90)
     voxels = (voxels * 2654435761 % 199).astype(np.uint8)
-    second = Outlining()
+    second = outlining()
     agent = Agent(Unsure([]), second, EdgeSettings())
     tiled(agent.reads(Stage.BOTH, outlined=False))(Preprocessed(voxels, Geometry()))
-    seen = second.seen
+    seen = np.concatenate(second.seen)
     cube = voxels[:50, :50, :50]
     assert np.array_equal(seen[0], cut_roi(cube, (13.0, 36.0, 36.0), (48, 48, 48)))
     assert not np.array_equal(seen[0], cut_roi(voxels, (13.0, 36.0, 36.0), (48, 48, 48)))
@@ -146,7 +134,7 @@ def test_the_second_reader_sees_of_a_tile_what_it_sees_of_a_cube() -> None:
 
 def test_in_tiles_a_finding_stays_where_the_edge_found_it() -> None:
     """The centre of an outline that a tile cuts may lie in the core of another tile."""
-    agent = Agent(Unsure([]), Outlining(), EdgeSettings())
+    agent = Agent(Unsure([]), outlining(), EdgeSettings())
     box = Preprocessed(np.zeros((60, 130, 90), np.uint8), Geometry())
     (moved,) = agent.reads(Stage.BOTH)(box)[Stage.BOTH]
     assert moved.index_zyx == (15.5, 38.5, 38.5)

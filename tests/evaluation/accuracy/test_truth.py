@@ -96,18 +96,10 @@ def test_the_listing_beside_the_marks_names_scans_without_nodules(tmp_path: Path
     assert known["b"] == Truth(role="test")
 
 
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ("a,tumour,1,2,3,8,", "kind 'tumour', expected one of nodule, lesion, excluded, doubtful"),
-        ("a,nodule,1,2,3,0,", "-1 if it is not known"),
-        ("a,excluded,1,2,3,-4,", "-1 if it is not known"),
-    ],
-)
-def test_a_bad_mark_is_refused_with_its_line(tmp_path: Path, row: str, reason: str) -> None:
-    with pytest.raises(BadTable, match="line 2") as refused:
+@pytest.mark.parametrize("row", ["a,nodule,1,2,3,0,", "a,excluded,1,2,3,-4,"])
+def test_a_diameter_that_cannot_be_is_refused_with_its_line(tmp_path: Path, row: str) -> None:
+    with pytest.raises(BadTable, match=r"line 2.*-1 if it is not known"):
         read_truth(marks(tmp_path, row + "\n"))
-    assert reason in str(refused.value)
 
 
 def test_a_table_that_is_given_twice_is_refused(tmp_path: Path) -> None:

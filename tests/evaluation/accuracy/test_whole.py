@@ -27,7 +27,7 @@ from evaluation.accuracy.whole import (
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.volume import Geometry, Triple
 from tests.evaluation.plain_chest import RADIUS_MM, chest, in_lung, write_nifti
-from tests.evaluation.scripted_screen import BrightSecond, ScriptedScreening
+from tests.evaluation.scripted_screen import ScriptedScreening, ScriptedSecond
 
 # The thresholds of the scripted network: dismiss 0.1, report 0.9, alone 0.5, final 0.6. The merged
 # logit is the mean of both.
@@ -59,7 +59,7 @@ def box() -> Preprocessed:
 @pytest.fixture(scope="module")
 def agent() -> Agent:
     places = [(place, edge) for place, edge, _ in PLACES.values()]
-    return Agent(ScriptedScreening(places), BrightSecond(), EdgeSettings())
+    return Agent(ScriptedScreening(places), ScriptedSecond(), EdgeSettings())
 
 
 TRUTH = Truth(
@@ -120,7 +120,7 @@ def test_reports_are_those_of_the_shipped_thresholds(scan: WholeScan) -> None:
 def test_possible_findings_are_counted_apart(box: Preprocessed) -> None:
     """What is neither found nor dismissed is a possible finding from 0.15, for each stage."""
     places = [(place, edge) for place, edge, _ in PLACES.values()]
-    listing = Agent(ScriptedScreening(places, possible=0.15), BrightSecond(), EdgeSettings())
+    listing = Agent(ScriptedScreening(places, possible=0.15), ScriptedSecond(), EdgeSettings())
     scan = read_box("a", TRUTH, box, listing, Stage.BOTH)
     for stage in (Stage.EDGE, Stage.BOTH):
         assert scan.counts(stage) == Counts(nodules=7, found=3, listed=5, false=1, false_possible=1)
@@ -239,15 +239,3 @@ def test_findings_outside_the_lungs_are_counted_also_in_scans_not_fully_marked()
     assert report is not None
     masses = [replace(one, diameter_mm=36.0) for one in report.merged.findings]
     assert scan.outside_lungs(masses) == []  # a mass of that size reaches lung
-
-
-def test_every_table_has_its_rows(scan: WholeScan) -> None:
-    raw = {"scans": [scan_row(scan, Stage.BOTH)], "nodules": nodules_of(scan, Stage.BOTH)}
-    result = {"model": "edge", "cloud_model": "cloud", "raw": raw,
-              **as_dict({"test": [scan]}, Stage.BOTH)}  # fmt: skip
-    rows = {name: whole.table(name).of(result).cells for name in
-            ("curves", "shipped", "either", "verdicts", "nodules", "scans")}  # fmt: skip
-    assert {name: len(of) for name, of in rows.items()} == {
-        "curves": 2, "shipped": 2, "either": 2, "verdicts": 1, "nodules": 7, "scans": 1
-    }  # fmt: skip
-    assert rows["shipped"][1][:5] == ["test", "1", "edge and cloud", "3", "7"]

@@ -13,7 +13,6 @@ from evaluation.hostile.clients import (
     CALLERS,
     HOLDS,
     Target,
-    answered,
     freed_s,
     hostile_clients,
     target,
@@ -91,12 +90,6 @@ def test_a_hostile_client_reaches_the_cloud_under_another_name(service: Target) 
             await until(lambda: grown("overread_cloud_demoted_streams_total") > 0)
 
     asyncio.run(demoted())
-
-
-@pytest.mark.long
-def test_the_honest_rate_is_a_share(service: Target) -> None:
-    studies = [Arrival(clients.WARM_UP_S, 0, 4, BUDGET_S)]
-    assert 0.0 <= asyncio.run(answered(service, studies, "headers without ROIs")) <= 1.0
 
 
 @pytest.mark.long

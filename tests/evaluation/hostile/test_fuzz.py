@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app
-from evaluation.hostile.fuzz import LARGE, LONG_AGO_S, forget_reads, fuzz, fuzz_files, notes_reads
+from evaluation.hostile.fuzz import LONG_AGO_S, forget_reads, fuzz, fuzz_files, notes_reads
 from evaluation.hostile.studies import CANARY, KINDS, kind_of, make_study, materials
 from evaluation.process_memory import children_of, peak_memory, resident_mb
 from imaging.dicom.writer import write_series
@@ -57,6 +57,7 @@ def test_the_agent_answers_every_hostile_study_and_the_sound_one_after_them(tmp_
     write_series(chest(), tmp_path / "sound")
     found = fuzz_files(tmp_path / "site", tmp_path / "sound", 16, 8, seed=3)
     assert sum(sum(one.values()) for one in found["outcomes"].values()) == 17
+    assert found["peak_mb"] > 50
     assert unmet({"files": found}) == [], found
 
 
@@ -69,8 +70,8 @@ def test_sound_series_among_hostile_ones_are_acknowledged_and_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # phantoms are kept below the working directory
-    doors = ["--door", "dicom", "--door", "http", "--senders", "25", "--seed", "7"]
-    done = CliRunner().invoke(app, ["fuzz", *doors, "--json"])
+    given = ["--door", "network", "--senders", "25", "--seed", "7"]
+    done = CliRunner().invoke(app, ["fuzz", *given, "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["senders"]
     assert sum(found["hostile"].values()) == 25
@@ -92,21 +93,17 @@ def test_a_file_that_is_read_outside_is_noticed(tmp_path: Path) -> None:
 SOUND = {
     **{name: [] for name in ("untyped", "unanswered", "leaks", "files_read_outside")},
     "studies": 9, "sound_studies": 2, "sound_studies_read": 2, "longest_read_s": 3.0,
-}  # fmt: skip
-ROW = {
-    "program_peak_mb": 500, "child_peak_mb": 900, "together_peak_mb": 1100, "outcome": "read",
+    "peak_mb": 900.0,
 }  # fmt: skip
 
 
 def test_what_misses_a_bar() -> None:
-    assert unmet({"files": SOUND, "memory": {LARGE: ROW, "bomb": ROW}}) == []
+    assert unmet({"files": SOUND}) == []
     for change in ({"untyped": [{}]}, {"unanswered": ["1"]}, {"leaks": ["log"]},
                    {"files_read_outside": ["a"]}, {"files_read_outside": None},
-                   {"sound_studies_read": 1}, {"longest_read_s": 61.0}):  # fmt: skip
+                   {"sound_studies_read": 1}, {"longest_read_s": 61.0},
+                   {"peak_mb": 4200.0}):  # fmt: skip
         assert len(unmet({"files": {**SOUND, **change}})) == 1, change
-    assert unmet({"memory": {LARGE: {**ROW, "together_peak_mb": 1300}}})
-    assert not unmet({"memory": {"bomb": {**ROW, "together_peak_mb": 3000}}})
-    assert unmet({"memory": {"bomb": {**ROW, "child_peak_mb": 4200}}})
 
 
 @pytest.fixture

@@ -29,7 +29,6 @@ from evaluation.lesion_insertion.scans import (
     cut_lesions,
     donor_of,
     masks,
-    only,
     prepare_host,
     read_donors,
     read_synthetic,
@@ -240,26 +239,15 @@ def test_a_subgroup_begins_at_its_edge() -> None:
     assert found["6 to 8 mm"].sum() == 2
 
 
-def test_what_is_not_known_has_a_subgroup_of_its_own() -> None:
+def test_every_subgroup_meets_all_false_positives() -> None:
+    """At one a scan the threshold lies above .5: .9 and .7 are found, .4 and the rest are not."""
     unknown = FOUND["texture", UNKNOWN]
     assert (unknown["nodules"], unknown["patients"]) == (4, 3)
     assert [by for by, _ in FOUND].count("texture") == 1
-
-
-def test_every_subgroup_meets_all_false_positives() -> None:
-    """At one a scan the threshold lies above .5: .9 and .7 are found, .4 and the rest are not."""
     found = {name: one for (by, name), one in FOUND.items() if by == "diameter"}
     at_one = {name: subgroup["sensitivity"][3]["value"] for name, subgroup in found.items()}
     assert at_one == {"4 to 6 mm": 1, "6 to 8 mm": 1, "8 to 15 mm": 0, "15 to 30 mm": 0}
     assert found["8 to 15 mm"]["sensitivity"][4]["value"] == 1  # .4 for two a scan
-
-
-def test_only_renumbers_patients() -> None:
-    part = only(four(), np.array([False, False, True, True]))
-    assert part.nodule_group.tolist() == [0, 1]
-    assert part.groups == 2
-    with pytest.raises(ValueError, match="at least one"):
-        only(four(), np.zeros(4, bool))
 
 
 def test_index_may_lack_columns_and_values() -> None:
@@ -274,9 +262,3 @@ def test_index_may_lack_columns_and_values() -> None:
     assert np.isnan(found["subtlety"]).all()
     np.testing.assert_equal(found["texture"], [4.5, np.nan, 3.0])
     np.testing.assert_equal(found["slice spacing"], [2.5, 1.0, np.nan])
-
-
-def test_real_subgroups_add_up(shared_data: Path) -> None:
-    cubes = read_cubes(shared_data / "nodules", ("val",))
-    for name, value in traits_of(cubes).items():
-        assert sum(int(mask.sum()) for mask in masks(name, value).values()) == len(cubes) == 129

@@ -56,7 +56,7 @@ def test_studies_from_memory_are_read_once(tmp_path: Path) -> None:
     assert [folder.name for folder in read] == ["a", "b", "b"]
     assert [one.deadline_s for one in settings] == [9.0, 8.0]
     assert (one["lesions"], one["found"]) == (2, 1)
-    assert (one["escalated"], one["answered"], one["refused"]) == (0, 0, "")
+    assert (one["escalated"], one["answered"], one["refused"]) == (0, 0, None)
     assert one["took_s"] > 0
 
 

@@ -60,7 +60,7 @@ def test_the_uncompressed_copy_has_the_same_voxels(shared_data: Path, tmp_path: 
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingData, match="no checkout"):
-        latency.measure(tmp_path, tmp_path, 2)
+    with pytest.raises(ServiceFailed, match="no-such-commit"):
+        latency.measure(tmp_path, "no-such-commit", 2)
     with pytest.raises(MissingData, match="expected a study"):
         uncompressed(tmp_path / "none", tmp_path / "copy")

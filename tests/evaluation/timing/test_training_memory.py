@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from evaluation.timing.training_memory import Trainer, blocks, make_network, measure, pool_gradients
+from evaluation.timing.training_memory import (
+    blocks,
+    make_network,
+    measure,
+    pool_gradients,
+    training,
+)
 from models.networks.hybrid import HybridNetwork, HybridSpec
 
 SPEC = HybridSpec(side=16, reads=(8, 16), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32, depth=2)
@@ -74,24 +80,19 @@ def test_gradients_land_in_the_buffer() -> None:
 
 
 def test_a_measurement_says_peak_times_and_losses() -> None:
-    """Tensors hold at least the weights and the batch; a step has a time and a finite loss.
-
-    The peak is the process's, and this one has had higher ones before: it is only told.
-    """
+    """The peak is the process's, and this one has had higher ones before: it is only told."""
     said = measure(["bf16", "sharing"], 2, 1, spec=SPEC)
     assert isinstance(said["peak_bytes"], int)
-    assert said["tensor_bytes"] > 4 * said["parameters"] + 2 * 16**3
     assert len(said["took_s"]) == len(said["losses"]) == 1
     assert 0 < said["losses"][0] < 100
 
 
 def test_buffers_change_no_step_and_stay_where_they_are() -> None:
-    device = torch.device("cpu")
-    plain, pooled = (Trainer(s, 2, SPEC, device) for s in ([], ["buffers"]))
-    weight = pooled.network.listed()[0].answer.weight
-    before, place = weight.detach().clone(), weight.grad.data_ptr()
-    torch.testing.assert_close(
-        [plain.step(), plain.step()], [pooled.step(), pooled.step()], rtol=1e-4, atol=0
+    (_, plain), (network, pooled) = (
+        training(savings, 2, SPEC, torch.device("cpu")) for savings in ([], ["buffers"])
     )
+    weight = network.listed()[0].answer.weight
+    before, place = weight.detach().clone(), weight.grad.data_ptr()
+    torch.testing.assert_close([plain(), plain()], [pooled(), pooled()], rtol=1e-4, atol=0)
     assert not torch.equal(weight, before)
     assert weight.grad.data_ptr() == place
