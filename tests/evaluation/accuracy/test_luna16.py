@@ -4,7 +4,7 @@ import pytest
 
 from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.froc import froc, sensitivity_at
-from evaluation.accuracy.luna16 import challenge
+from evaluation.accuracy.luna16 import challenge, read_scan_list
 from models.runtime.errors import BadTable
 
 
@@ -75,3 +75,9 @@ def test_bad_tables_are_named(tmp_path: Path, file: str, text: str, message: str
     with pytest.raises(BadTable, match=message) as refused:
         challenge(*paths.values())
     assert refused.value.path == paths[file]
+
+
+def test_a_binary_list_of_scans_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01" * 10)
+    with pytest.raises(BadTable, match="cannot be read"):
+        read_scan_list(tmp_path / "binary")
