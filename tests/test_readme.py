@@ -59,7 +59,8 @@ def test_prose_wraps_at_100_columns(document: Path) -> None:
 
 def test_the_code_and_the_tests_named_in_the_architecture_exist() -> None:
     """Each function, class and constant lies in the file that the page names."""
-    cited = re.findall(r"`([\w/]+\.py)::(\w+)`", words("docs/architecture.md"))
+    pages = words("docs/architecture.md") + words("docs/failures.md")
+    cited = re.findall(r"`([\w/]+\.py)::(\w+)`", pages)
     tests = [(f"tests/{file}", name) for file, name in cited if name.startswith("test_")]
     code = [(file, name) for file, name in cited if not name.startswith("test_")]
     assert tests
