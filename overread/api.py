@@ -84,7 +84,7 @@ class Screener:
         >>> with overread.Screener() as screener:
         ...     for one in screener.screen_folder("ct/"):
         ...         print(one.number, one.count, one.source.name, one.error or one.report.result)
-        1 1 ct 4 findings, ...
+        1 1 ct 2 findings, ...
     """
 
     def __init__(
