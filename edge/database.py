@@ -243,17 +243,17 @@ def migrate(
         _back_up(database, path, version)
         on_step(MigrationStep.BACKED_UP, True)
         with transaction(database):
-            for one in due:
+            for migration in due:
                 on_step(MigrationStep.MIGRATED, False)
                 try:
-                    _apply(database, one)
+                    _apply(database, migration)
                 except sqlite3.OperationalError as error:
                     # a database without a version may be damaged
                     if not version or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
                         raise
                     raise OtherVersion(
-                        f"{path}: migration {one.number} failed, and changed nothing: {error}."
-                        " Install the version that ran before, and report this"
+                        f"{path}: migration {migration.number} failed, and changed nothing:"
+                        f" {error}. Install the version that ran before, and report this"
                     ) from error
         on_step(MigrationStep.MIGRATED, True)
         log.info("database migrated", before=version, now=due[-1].number, file=path.name)

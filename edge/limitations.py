@@ -105,12 +105,12 @@ def _of_coverage(coverage: Coverage) -> Iterator[str]:
 def _of_lost_air(parts: Sequence[LungPart]) -> Iterator[str]:
     """Say if one side holds much less air than the other; a scan that cuts lung says that."""
     first, second = parts[: len(parts) // 2], parts[len(parts) // 2 :]
-    for one, other in ((first, second), (second, first)):
-        pairs = [(a.name, a.air_ml, b.air_ml) for a, b in zip(one, other, strict=True)]
+    for side, other in ((first, second), (second, first)):
+        pairs = [(a.name, a.air_ml, b.air_ml) for a, b in zip(side, other, strict=True)]
         low = [f"{name} {a / b:.0%}" for name, a, b in pairs if a < MIN_SHARE[name] * b]
         if low:
             yield (
-                f"The {one[0].side} side of the chest holds only a part of the air of the other "
+                f"The {side[0].side} side of the chest holds only a part of the air of the other "
                 f"side ({', '.join(low)}). Lung may lie outside the field of view, be removed, or "
                 "be filled or collapsed; what is not aerated was not read reliably."
             )

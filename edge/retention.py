@@ -169,35 +169,35 @@ class RetentionPart(Part):
         kept = sorted(can_go, key=lambda one: one.changed)
         reason, now = "", self._wall()
         if limits.gb is not None:
-            for one in kept:
-                if one.folder not in self._bytes:
-                    self._bytes[one.folder] = _bytes(one.folder)
+            for study in kept:
+                if study.folder not in self._bytes:
+                    self._bytes[study.folder] = _bytes(study.folder)
                     return True
             total = sum(self._bytes[one.folder] for one in kept)
             if total > limits.gb * GB:
                 reason = f"{total / GB:.3g} GB are more than {limits.setting}_gb"
-        for one in kept:
-            if limits.days is not None and now - one.changed > limits.days * DAY_S:
+        for study in kept:
+            if limits.days is not None and now - study.changed > limits.days * DAY_S:
                 why = f"older than {limits.setting}_days"
             elif reason:
                 why = reason
             else:
                 return False  # the others are younger
-            if one.must_stay or is_provisional(self.agent.store.get(one.key), self._folders):
+            if study.must_stay or is_provisional(self.agent.store.get(study.key), self._folders):
                 continue
-            if one.folder.parent == self._folders.outbox:
-                age_s = now - _changed(one.folder / "report.json")
+            if study.folder.parent == self._folders.outbox:
+                age_s = now - _changed(study.folder / "report.json")
                 is_amended = not reason and age_s <= (limits.days or 0.0) * DAY_S
-                if is_amended or owner_of(one.folder) != one.key:
+                if is_amended or owner_of(study.folder) != study.key:
                     continue
             # before it is begun: half a removal is one too
             event = Event.STUDY_REMOVED if limits is self._studies else Event.REPORT_REMOVED
-            trail.record_removal(event, one.key, why)
-            if self._remove(one.folder, partial(remove_one, one)):
-                self._bytes.pop(one.folder, None)
-                log.info("removed", kind=limits.kind, study_key=one.key, reason=why)
+            trail.record_removal(event, study.key, why)
+            if self._remove(study.folder, partial(remove_one, study)):
+                self._bytes.pop(study.folder, None)
+                log.info("removed", kind=limits.kind, study_key=study.key, reason=why)
                 return True
-            trail.record(Event.REMOVAL_FAILED, study_key=one.key, kind=limits.kind)
+            trail.record(Event.REMOVAL_FAILED, study_key=study.key, kind=limits.kind)
         return False
 
     def _remove_study(self, one: _Kept) -> None:

@@ -130,9 +130,9 @@ def bars(result: Mapping[str, Any]) -> str:
     """Return a row for each bar of a result: what, required, measured, met, command."""
     by = measured_by(result)
     return "".join(
-        f"| {one.what} | {one.required} | {one.measured} | {'yes' if one.met else 'no'} |"
+        f"| {bar.what} | {bar.required} | {bar.measured} | {'yes' if bar.met else 'no'} |"
         f" `overread-eval {by.name}` |\n"
-        for one in by.bars(result)
+        for bar in by.bars(result)
     )
 
 
@@ -170,9 +170,9 @@ def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _described(path: str, command: Any) -> dict[str, Any]:
     context = command.make_context(path, [], resilient_parsing=True)
     options = [
-        {"name": _name(one, record[0]), "default": _default(one), "help": _cell(one.help)}
-        for one in command.params
-        if (record := one.get_help_record(context)) is not None  # a hidden one
+        {"name": _name(option, record[0]), "default": _default(option), "help": _cell(option.help)}
+        for option in command.params
+        if (record := option.get_help_record(context)) is not None  # a hidden one
     ]
     return {
         "path": path,

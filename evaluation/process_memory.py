@@ -60,11 +60,13 @@ def resident_mb(pid: int) -> float:
 def cpu_s(pid: int) -> float:
     """Return the CPU time of a process and of all that it started, in seconds."""
     found = 0
-    for one in (pid, *children_of(pid)):
+    for process in (pid, *children_of(pid)):
         with suppress(OSError):
             # user and system time: its own, and of children that have ended
             found += sum(
-                map(int, Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[11:15])
+                map(
+                    int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:15]
+                )
             )
     return found / os.sysconf("SC_CLK_TCK")
 

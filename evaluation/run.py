@@ -213,14 +213,14 @@ class Command:
 
     def parts(self, result: Result) -> Iterator[Rows | str]:
         """Yield the tables that have a row, and the remarks on a result, the bars last."""
-        for one in self.shown:
-            if isinstance(one, Table):
-                if (table := one.of(result)).cells:
+        for part in self.shown:
+            if isinstance(part, Table):
+                if (table := part.of(result)).cells:
                     yield table
-            elif isinstance(one, str):
-                yield one.format_map(result)
+            elif isinstance(part, str):
+                yield part.format_map(result)
             else:
-                yield from one(result)
+                yield from part(result)
         if bars := list(self.bars(result)):
             yield BARS.of({"bars": bars})
 

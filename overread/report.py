@@ -79,13 +79,13 @@ class Report(model.Report):
         both = [*values["findings"], *values["possible_findings"]]
         return [
             _some(values, "study_key", "source", "series_uid")
-            | {"is_finding": one in self.findings, "is_outlined": one.outline is not None}
+            | {"is_finding": finding in self.findings, "is_outlined": finding.outline is not None}
             | _some(row, "number", "probability", "diameter_mm", "volume_mm3", "edge_score")
             | dict(zip(("x_mm", "y_mm", "z_mm"), row["centre_mm"], strict=True))
-            | {axis: round(at, 2) for axis, at in zip("zyx", one.index_zyx, strict=True)}
+            | {axis: round(at, 2) for axis, at in zip("zyx", finding.index_zyx, strict=True)}
             | _some(row["location"] or {}, "side", "zone", "image_number")
             | _some(row["verdict"] or {}, "texture", "malignancy")
-            for row, (_, one) in zip(both, self.listed, strict=True)
+            for row, (_, finding) in zip(both, self.listed, strict=True)
         ]
 
 
@@ -99,16 +99,16 @@ def in_volume(report: model.Report, outlines: Mapping[int, PlacedOutline], grid:
     ``outlines`` are by number of finding or possible finding.
     """
     listed, count = list[Finding](), len(report.findings)
-    for number, one in report.listed:
-        index, placed = triple(grid.geometry.to_index(one.centre_mm)), outlines.get(number)
+    for number, finding in report.listed:
+        index, placed = triple(grid.geometry.to_index(finding.centre_mm)), outlines.get(number)
         outline = _on(grid, placed, index) if placed else None
-        listed.append(replace(one, index_zyx=index, outline=outline))
+        listed.append(replace(finding, index_zyx=index, outline=outline))
     values = {one.name: getattr(report, one.name) for one in fields(report)}
     values |= {"findings": tuple(listed[:count]), "possible": tuple(listed[count:])}
     values["decisions"] = tuple(
-        replace(one, candidate=replace(one.candidate, index_zyx=triple(index)))
-        for one in report.decisions
-        for index in [grid.geometry.to_index(one.candidate.centre_mm)]
+        replace(decision, candidate=replace(decision.candidate, index_zyx=triple(index)))
+        for decision in report.decisions
+        for index in [grid.geometry.to_index(decision.candidate.centre_mm)]
     )
     return Report(**values, grid=grid)
 

@@ -120,11 +120,11 @@ def test_edge_and_cloud_send_one_trace_to_a_collector() -> None:
             result = second.read_rois([make_roi(1)], Deadline.after(20.0), key)
     assert len(result.verdicts) == 1
     spans = {
-        one.name: one
+        span.name: span
         for request in requests
         for resource in request.resource_spans
         for scope in resource.scope_spans
-        for one in scope.spans
+        for span in scope.spans
     }
     assert {one.trace_id.hex() for one in spans.values()} == {key}
     assert spans["escalate"].parent_span_id.hex() == root_span_id(key)

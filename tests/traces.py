@@ -32,15 +32,15 @@ class Seen:
         """Those in memory, in the order in which they ended."""
         return [
             cls(
-                one.name,
-                f"{one.context.trace_id:032x}",
-                f"{one.context.span_id:016x}",
-                f"{one.parent.span_id:016x}" if one.parent else "",
-                (one.start_time or 0) / 1e9,
-                (one.end_time or 0) / 1e9,
-                dict(one.attributes or {}),
+                span.name,
+                f"{span.context.trace_id:032x}",
+                f"{span.context.span_id:016x}",
+                f"{span.parent.span_id:016x}" if span.parent else "",
+                (span.start_time or 0) / 1e9,
+                (span.end_time or 0) / 1e9,
+                dict(span.attributes or {}),
             )
-            for one in kept.get_finished_spans()
+            for span in kept.get_finished_spans()
         ]
 
 
@@ -56,16 +56,16 @@ def spans_in(file: Path) -> list[Seen]:
     lines = file.read_text().splitlines() if file.is_file() else []
     return [
         Seen(
-            one["name"],
-            one["traceId"],
-            one["spanId"],
-            one.get("parentSpanId", ""),
-            int(one["startTimeUnixNano"]) / 1e9,
-            int(one["endTimeUnixNano"]) / 1e9,
-            {a["key"]: next(iter(a["value"].values())) for a in one.get("attributes", ())},
+            span["name"],
+            span["traceId"],
+            span["spanId"],
+            span.get("parentSpanId", ""),
+            int(span["startTimeUnixNano"]) / 1e9,
+            int(span["endTimeUnixNano"]) / 1e9,
+            {a["key"]: next(iter(a["value"].values())) for a in span.get("attributes", ())},
         )
         for line in lines
         for resource in json.loads(line)["resourceSpans"]
         for scope in resource["scopeSpans"]
-        for one in scope["spans"]
+        for span in scope["spans"]
     ]

@@ -240,20 +240,20 @@ def save(objects: Sequence[Dataset], folder: Path) -> list[Path]:
     """Write pictures as PNG, the report as PDF and the other results as DICOM; return the files."""
     make_folder(folder)
     files = []
-    for number, one in enumerate(objects, 1):
-        stem = folder / f"{number:02d}-{one.Modality.lower()}"
-        if one.Modality == "CT":
+    for number, item in enumerate(objects, 1):
+        stem = folder / f"{number:02d}-{item.Modality.lower()}"
+        if item.Modality == "CT":
             continue
-        if one.Modality == "DOC":
+        if item.Modality == "DOC":
             path = stem.with_suffix(".pdf")
-            path.write_bytes(one.EncapsulatedDocument)
-        elif one.Modality == "OT":
+            path.write_bytes(item.EncapsulatedDocument)
+        elif item.Modality == "OT":
             path = stem.with_suffix(".png")
-            rgb = np.asarray(one.pixel_array, np.uint8)
+            rgb = np.asarray(item.pixel_array, np.uint8)
             path.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes())
         else:
             path = stem.with_suffix(".dcm")
-            one.save_as(path, enforce_file_format=True)
+            item.save_as(path, enforce_file_format=True)
         files.append(path)
     return files
 
@@ -265,8 +265,8 @@ def is_complete(objects: Sequence[Dataset]) -> bool:
 
 def measurement_groups(item: Dataset) -> Iterator[Dataset]:
     """Yield the measurement groups of a structured report, wherever they are."""
-    for one in item.get("ContentSequence", ()):
-        name = one.get("ConceptNameCodeSequence", [None])[0]
+    for part in item.get("ContentSequence", ()):
+        name = part.get("ConceptNameCodeSequence", [None])[0]
         if name is not None and name.CodeValue == codes.DCM.MeasurementGroup.value:
-            yield one
-        yield from measurement_groups(one)
+            yield part
+        yield from measurement_groups(part)

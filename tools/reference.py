@@ -143,8 +143,8 @@ def _kind(table: type[BaseModel]) -> str:
 def descriptions(kind: type[BaseModel]) -> dict[str, str]:
     """Return what the sections ``Attributes`` of a class and of its bases say of each field."""
     found = {}
-    for one in reversed(kind.__mro__):
-        section = (getdoc(one) or "").partition("Attributes:\n")[2] if one.__doc__ else ""
+    for base in reversed(kind.__mro__):
+        section = (getdoc(base) or "").partition("Attributes:\n")[2] if base.__doc__ else ""
         for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
             words = " ".join(text.split()).replace("None for ", "None: ").removesuffix(".")
             found[name] = re.sub(r"\bNone\b", "not set", words)
@@ -212,10 +212,10 @@ def errors() -> str:
             family = family | {
                 one.name for one in classes for base in one.bases if ast.unparse(base) in family
             }
-        for one in classes:
-            if one.name in family - roots:
-                said = (ast.get_docstring(one) or "").partition("\n\n")[0]
-                rows.append((f"`{one.name}`", package.partition("/")[0], " ".join(said.split())))
+        for error in classes:
+            if error.name in family - roots:
+                said = (ast.get_docstring(error) or "").partition("\n\n")[0]
+                rows.append((f"`{error.name}`", package.partition("/")[0], " ".join(said.split())))
     return _table(("error", "package", "meaning"), sorted(rows))
 
 

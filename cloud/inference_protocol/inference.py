@@ -322,11 +322,11 @@ class Statistics:
         self._inferences += len(results)
         self._last_ms = time.time_ns() // 1_000_000
         batches = {one.batch: one for one in results}
-        for number, one in batches.items():
+        for number, batch in batches.items():
             if number not in self._seen:
                 self._seen[number] = None
-                timed = self._batches.setdefault(one.batch_rois, pb.StatisticDuration())
-                _add(timed, one.compute_s)
+                timed = self._batches.setdefault(batch.batch_rois, pb.StatisticDuration())
+                _add(timed, batch.compute_s)
         while len(self._seen) > REMEMBERED_BATCHES:
             self._seen.popitem(last=False)
         counted = self._counted
@@ -365,9 +365,9 @@ def _shares(batches: Iterable[RoiResult]) -> tuple[float, float]:
     in_order = sorted(batches, key=lambda one: one.began_s)
     arrived_s = in_order[0].began_s - in_order[0].queue_s
     compute_s, end_s = 0.0, arrived_s
-    for one in in_order:  # batches of several workers overlap
-        batch_end_s = max(end_s, one.began_s + one.compute_s)
-        compute_s += batch_end_s - max(end_s, one.began_s)
+    for batch in in_order:  # batches of several workers overlap
+        batch_end_s = max(end_s, batch.began_s + batch.compute_s)
+        compute_s += batch_end_s - max(end_s, batch.began_s)
         end_s = batch_end_s
     return end_s - arrived_s - compute_s, compute_s
 

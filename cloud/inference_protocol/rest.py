@@ -319,11 +319,11 @@ def decode_request(body: bytes, header_length: str | None) -> tuple[pb.ModelInfe
         raise InvalidRequest(_sentence(error)) from None
     request, rest = pb.ModelInferRequest(id=given.id), memoryview(body)[size:]
     _put_parameters(request.parameters, given.parameters)
-    for one in given.inputs:
-        check_datatype(one.name, one.datatype)
-        tensor = request.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
-        _put_parameters(tensor.parameters, one.parameters)
-        content, rest = _content(one, rest)
+    for item in given.inputs:
+        check_datatype(item.name, item.datatype)
+        tensor = request.inputs.add(name=item.name, datatype=item.datatype, shape=item.shape)
+        _put_parameters(tensor.parameters, item.parameters)
+        content, rest = _content(item, rest)
         request.raw_input_contents.append(content)
     if rest:
         raise InvalidRequest(f"{len(rest)} bytes after the JSON belong to no input")

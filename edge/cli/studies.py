@@ -113,16 +113,16 @@ def target_tables(
 ) -> list[RenderableType]:
     """Return the targets, their dead letters and the reports without objects for people."""
     table = _table("Targets", "target", "state")
-    for one in states:
+    for state in states:
         lines = (
-            one.problem or "answers",
-            f"{one.waiting} waiting, the oldest {age(one.oldest_s)}" if one.waiting else "",
-            f"last failure: {one.last_reason}" if one.last_reason else "",
-            f"dead letters: {len(one.dead)}" if one.dead else "",
-            *(f"does not take {found.name}" for found in one.not_taken),
+            state.problem or "answers",
+            f"{state.waiting} waiting, the oldest {age(state.oldest_s)}" if state.waiting else "",
+            f"last failure: {state.last_reason}" if state.last_reason else "",
+            f"dead letters: {len(state.dead)}" if state.dead else "",
+            *(f"does not take {found.name}" for found in state.not_taken),
         )
-        way = one.encryption and f"encryption: {one.encryption}"
-        _add(table, (one.name, one.address, way), lines)
+        way = state.encryption and f"encryption: {state.encryption}"
+        _add(table, (state.name, state.address, way), lines)
     tables: list[RenderableType] = [table]
     dead = [letter for one in states for letter in one.dead]
     for title, letters in (("Dead letters", dead), ("Reports without objects", unmade)):
@@ -133,10 +133,10 @@ def target_tables(
 
 def _letters(title: str, letters: Iterable[DeadLetter]) -> Table:
     table = _table(title, "report, key", "reason")
-    for one in letters:
-        to = f"version {one.version}" + (f" to {one.target}" if one.target else "")
-        attempts = f"after {one.attempts} attempts" if one.attempts > 1 else ""
-        _add(table, (one.report, one.study_key, to), (one.reason, attempts))
+    for letter in letters:
+        to = f"version {letter.version}" + (f" to {letter.target}" if letter.target else "")
+        attempts = f"after {letter.attempts} attempts" if letter.attempts > 1 else ""
+        _add(table, (letter.report, letter.study_key, to), (letter.reason, attempts))
     return table
 
 

@@ -228,13 +228,13 @@ def _caption(report: Report, shown: int | None) -> str:
     what = "Overview of findings and possible findings"
     if report.read_version < report.version:
         what += f" of version {report.read_version}"
-    for number, one in report.listed:
+    for number, finding in report.listed:
         if number == shown:
             kind = "Finding" if number in dict(report.numbered) else "Possible finding"
             place = report.locations.get(number)
             side = f"{place.side} of the patient" if place and place.side else "side not known"
-            what = f"{kind} {number}: {one.diameter_mm:.1f} mm, {side}, "
-            what += f"probability of being a nodule {one.probability:.2f}"
+            what = f"{kind} {number}: {finding.diameter_mm:.1f} mm, {side}, "
+            what += f"probability of being a nodule {finding.probability:.2f}"
     return f"AI, not a medical device. Report version {report.version}. {what}"
 
 

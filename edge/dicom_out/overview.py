@@ -102,8 +102,8 @@ def overview(site: Site) -> tuple[list[TargetState], list[DeadLetter]]:
         return TargetState(name, kind, address, encryption, problem, *lacks, letters)
 
     states = [
-        state(one.name, one.kind, one.address, one.encryption, problem)
-        for one, problem in zip(targets, problems, strict=True)
+        state(target.name, target.kind, target.address, target.encryption, problem)
+        for target, problem in zip(targets, problems, strict=True)
     ]
     gone = backlogs.keys() - {one.name for one in targets}
     return states + [state(name, "", "", "", NOT_SET_UP) for name in sorted(gone)], unmade

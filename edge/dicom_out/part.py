@@ -59,18 +59,22 @@ class DeliverPart(Part):
             for warning in target.tls.warnings() if not target.tls.problems() else []:
                 yield Checked(Level.NOTE, "targets", f"{target.name}: {warning}")
         states, unmade = overview(site)
-        for one in states:
-            if one.problem:
-                level = Level.WRONG if one.address else Level.NOTE
-                yield Checked(level, "targets", f"{one.name}: {one.problem}")
+        for state in states:
+            if state.problem:
+                level = Level.WRONG if state.address else Level.NOTE
+                yield Checked(level, "targets", f"{state.name}: {state.problem}")
             else:
-                text = f"{one.name}: {one.address} answers, encryption: {one.encryption}"
+                text = f"{state.name}: {state.address} answers, encryption: {state.encryption}"
                 yield Checked(Level.OK, "targets", text)
-            for refused in one.not_taken:
-                text = f"{one.name} does not take {refused.name}: let it, or set objects without it"
+            for refused in state.not_taken:
+                text = (
+                    f"{state.name} does not take {refused.name}: let it, or set objects without it"
+                )
                 yield Checked(Level.NOTE, "targets", text)
-            if one.dead:
-                text = f"{one.name}: {len(one.dead)} dead letters: overread-edge targets says why"
+            if state.dead:
+                text = (
+                    f"{state.name}: {len(state.dead)} dead letters: overread-edge targets says why"
+                )
                 yield Checked(Level.WRONG, "targets", text)
         if unmade:
             count = sum(one.step == "not made" for one in unmade)
@@ -112,18 +116,24 @@ def deliveries_panel(site: Site) -> Panel:
         with site.opened() as store:
             exports = store.extension(ExportStore)
             waiting = [
-                (name, one.waiting, now - timedelta(seconds=one.oldest_s) if one.waiting else None)
-                for name, one in sorted(exports.backlogs().items())
+                (
+                    name,
+                    backlog.waiting,
+                    now - timedelta(seconds=backlog.oldest_s) if backlog.waiting else None,
+                )
+                for name, backlog in sorted(exports.backlogs().items())
             ]
             refused = {name: exports.not_taken(name) for name in exports.targets}
             lacking: list[Any] = [*exports.unmade(), *exports.deliveries(DeliveryStep.DEAD)[::-1]]
             dead = [
                 {
-                    "letter": one,
-                    "name": store.get(one.study_key).name if store.has(one.study_key) else "",
-                    "since": datetime.fromisoformat(one.created) if hasattr(one, "created") else "",
+                    "letter": letter,
+                    "name": store.get(letter.study_key).name if store.has(letter.study_key) else "",
+                    "since": datetime.fromisoformat(letter.created)
+                    if hasattr(letter, "created")
+                    else "",
                 }
-                for one in lacking
+                for letter in lacking
             ]
         return {"waiting": waiting, "refused": refused, "dead": dead}
 

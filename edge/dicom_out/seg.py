@@ -83,8 +83,8 @@ def segmentation(
         pixel_array=pixels,
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(report, index, *one)
-            for index, one in enumerate((one for one in listed if one[0] in numbers), start=1)
+            _description(report, index, *entry)
+            for index, entry in enumerate((one for one in listed if one[0] in numbers), start=1)
         ],
         content_label="NODULES",
         content_description=described,

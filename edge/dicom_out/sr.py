@@ -109,10 +109,10 @@ def structured_report(
         title=codes.DCM.ImagingMeasurementReport,
     )
     content[0].ContentSequence.append(_texts(report))
-    for one in others:
-        item = CompositeContentItem if one.Modality == "DOC" else ImageContentItem
+    for series in others:
+        item = CompositeContentItem if series.Modality == "DOC" else ImageContentItem
         content[0].ContentSequence.append(
-            item(terms.PART, one.SOPClassUID, one.SOPInstanceUID, relationship_type=_CONTAINS)
+            item(terms.PART, series.SOPClassUID, series.SOPInstanceUID, relationship_type=_CONTAINS)
         )
     made = Comprehensive3DSR(
         evidence=[*source.images, *others, *([segmentation] if segmentation is not None else [])],

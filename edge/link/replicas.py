@@ -105,10 +105,10 @@ class Replicas:
         chosen = order[: self._most]
         self._channels = {one: self._channels.get(one) or self._opened(one) for one in chosen}
         self._states = {one: states.get(one) or [State.IDLE] for one in chosen}
-        for one in chosen:
-            if one not in states and len(known) > 1:  # one alone is not watched
-                watched = partial(self._on_state, self._states[one])
-                self._channels[one].subscribe(watched, try_to_connect=True)
+        for replica in chosen:
+            if replica not in states and len(known) > 1:  # one alone is not watched
+                watched = partial(self._on_state, self._states[replica])
+                self._channels[replica].subscribe(watched, try_to_connect=True)
 
     def _on_state(self, current: list[State], state: State) -> None:
         with self._changed:

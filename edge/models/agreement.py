@@ -126,9 +126,9 @@ def compare(findings: Sequence[Finding], before: Reading, after: Reading) -> Com
     """Compare two readings of one lung box; the findings are those of the first."""
     put_before, put_after = before.put_forward, after.put_forward
     added = [
-        one
-        for one in put_after
-        if one.score >= after.thresholds.report and not _has(put_before, one)
+        candidate
+        for candidate in put_after
+        if candidate.score >= after.thresholds.report and not _has(put_before, candidate)
     ]
     differences = [
         abs(_logit(b.score) - _logit(a.score))
@@ -180,11 +180,11 @@ def _pairs(
 ) -> list[tuple[Candidate, Candidate]]:
     """Return the candidates that both have, each in one pair; the strongest choose first."""
     left, pairs = list(after), list[tuple[Candidate, Candidate]]()
-    for one in before:
-        if near := [other for other in left if _is_near(one, other)]:
-            chosen = min(near, key=lambda other: math.dist(one.centre_mm, other.centre_mm))
+    for finding in before:
+        if near := [other for other in left if _is_near(finding, other)]:
+            chosen = min(near, key=lambda other: math.dist(finding.centre_mm, other.centre_mm))
             left.remove(chosen)
-            pairs.append((one, chosen))
+            pairs.append((finding, chosen))
     return pairs
 
 

@@ -112,8 +112,8 @@ def completed(report: Report) -> Report:
     locator, header, clinical = report.locator, report.header, report.clinical
     locations = {n: locator.locate(one.centre_mm) for n, one in report.listed} if locator else {}
     brock = {
-        n: brock_of(one, locations.get(n), len(report.findings), header, clinical)
-        for n, one in report.numbered
+        n: brock_of(finding, locations.get(n), len(report.findings), header, clinical)
+        for n, finding in report.numbered
     }
     numbers = [n for n, _ in report.numbered]
     is_diffuse = any(one.kind is LimitationKind.DIFFUSE for one in report.limitations)

@@ -336,18 +336,18 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
         },
         "guarantee": _guarantee_fields(values["guarantee"]),
         "changes": [
-            {**one, "verdict": verdict.get("probability"), "model": verdict.get("model", "")}
-            for one in values["changes"]
-            for verdict in [one["verdict"] or {}]
+            {**change, "verdict": verdict.get("probability"), "model": verdict.get("model", "")}
+            for change in values["changes"]
+            for verdict in [change["verdict"] or {}]
         ],
         "brock": {
-            one["number"]: {
+            finding["number"]: {
                 "probability": brock["probability"],
                 "inputs": {**of_patient["inputs"], **brock},
                 "unknown": [*brock["unknown"], *of_patient["unknown"]],
             }
-            for one in values["findings"]
-            if (brock := one["brock"])
+            for finding in values["findings"]
+            if (brock := finding["brock"])
         },
     }
 

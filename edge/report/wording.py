@@ -78,13 +78,13 @@ def reasons_once(numbered: Iterable[tuple[int, Finding]]) -> dict[str, list[int]
     one. A threshold stays.
     """
     found: dict[str, list[int]] = {}
-    for number, one in numbered:
-        cloud = [one.verdict.probability] if one.verdict else []
-        scores = (one.edge_score, one.probability, *cloud)
+    for number, finding in numbered:
+        cloud = [finding.verdict.probability] if finding.verdict else []
+        scores = (finding.edge_score, finding.probability, *cloud)
         # a score that was stored with four digits may be printed otherwise than before
         near = [score + off for score in scores for off in (-5e-5, 0.0, 5e-5)]
         own = {f"{score:.{digits}f}" for score in near for digits in (2, 3)}
-        told, word, thresholds = one.reason.partition("threshold")
+        told, word, thresholds = finding.reason.partition("threshold")
         parts = ("…" if part in own else part for part in re.split(r"(\d\.\d+)", told))
         found.setdefault("".join(parts) + word + thresholds, []).append(number)
     return found

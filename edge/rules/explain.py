@@ -110,8 +110,8 @@ def _explained(
 def as_values(study: ExplainedStudy) -> dict[str, Any]:
     """Return the study as JSON values."""
     series = []
-    for one in study.series:
-        summary, header, applied = one.series, one.series.header, study.applied(one)
+    for listed in study.series:
+        summary, header, applied = listed.series, listed.series.header, study.applied(listed)
         series.append(
             {
                 "series_uid": summary.uid,
@@ -124,14 +124,14 @@ def as_values(study: ExplainedStudy) -> dict[str, Any]:
                 "body_part": summary.body_part,
                 "manufacturer": header.manufacturer,
                 "image_type": list(summary.image_type),
-                "calling_ae": one.received.calling_ae,
-                "called_ae": one.received.called_ae,
+                "calling_ae": listed.received.calling_ae,
+                "called_ae": listed.received.called_ae,
                 "unfit": summary.unfit,
                 "rule": applied.name,
                 "action": applied.action.value,
                 "priority": applied.priority.value,
                 "screening": applied.screening,
-                "read": one is study.chosen,
+                "read": listed is study.chosen,
             }
         )
     return {

@@ -63,10 +63,10 @@ def ruled(
     ``received_as`` tells how the series of a folder came; None for `received_in`.
     """
     found = []
-    for one in series:
-        received = (received_as or received_in)(one.folder, root)
-        rank, rule = rules.match(one, received)
-        found.append(RuledSeries(one, received, rule, rank))
+    for item in series:
+        received = (received_as or received_in)(item.folder, root)
+        rank, rule = rules.match(item, received)
+        found.append(RuledSeries(item, received, rule, rank))
     return tuple(found)
 
 

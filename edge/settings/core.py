@@ -117,14 +117,14 @@ class PageSettings(Table):
 
     @model_validator(mode="after")
     def _proxies_are_known(self) -> Self:
-        for one in self.proxies:
+        for proxy in self.proxies:
             try:
-                ip_address(one)
+                ip_address(proxy)
             except ValueError:
-                if one and self.tls.ca is not None:
+                if proxy and self.tls.ca is not None:
                     continue
                 hint = "names in client certificates need tls.ca"
-                raise ValueError(f"proxies: {one!r} is no IP address, and {hint}") from None
+                raise ValueError(f"proxies: {proxy!r} is no IP address, and {hint}") from None
         return self
 
     @model_validator(mode="after")

@@ -49,9 +49,9 @@ class PagePart(Part):
         if not (is_open or page.operators or Role.OPERATOR in roles):
             text = "nobody is an operator: no button of the page can be used; docs/operate.md"
             yield Checked(Level.NOTE, "status", text)
-        for one in page.proxies:
-            if is_loopback(f"{one}:0"):
-                text = f"page.proxies has {one}: every user of this machine may give any name"
+        for proxy in page.proxies:
+            if is_loopback(f"{proxy}:0"):
+                text = f"page.proxies has {proxy}: every user of this machine may give any name"
                 yield Checked(Level.NOTE, "status", text)
         if file is not None:
             if mode(file) & 0o077:

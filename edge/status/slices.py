@@ -96,12 +96,12 @@ def _marks(
         {
             "number": number,
             "possible": at >= certain,
-            "index": [round(float(value), 2) for value in geometry.to_index(one.centre_mm)],
-            "diameter_mm": one.diameter_mm,
-            "probability": one.probability,
+            "index": [round(float(value), 2) for value in geometry.to_index(item.centre_mm)],
+            "diameter_mm": item.diameter_mm,
+            "probability": item.probability,
             "outline": outline_on(outlines[number], geometry, shape)
             if number in outlines
             else None,
         }
-        for at, (number, one) in enumerate(listed)
+        for at, (number, item) in enumerate(listed)
     ]

@@ -285,9 +285,9 @@ class TrailStore(AuditTrail):
         reason = "the database was older than the files"
         log.warning("trail continued", reason=reason)
         head = self._insert(replace(head, end=end), Event.CONTINUED, {"reason": reason})
-        for one in waiting:
-            record = TrailRecord.parse(one.line)
-            if one.line not in known and record.event != Event.FILE:
+        for row in waiting:
+            record = TrailRecord.parse(row.line)
+            if row.line not in known and record.event != Event.FILE:
                 head = self._insert(head, record.event, dict(record.fields), record.time)
 
 

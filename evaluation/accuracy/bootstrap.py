@@ -72,8 +72,8 @@ def figures(scored: Scored) -> dict[str, Any]:
     shares = [widened(one, patients) for one in intervals[: n + 1]]
     read = scored.scans - len(scored.refused)
     costs = [
-        {"sensitivity": target, **widened_rate(one, read).as_dict()}
-        for target, one in zip(TARGETS, intervals[n + 1 :], strict=True)
+        {"sensitivity": target, **widened_rate(interval, read).as_dict()}
+        for target, interval in zip(TARGETS, intervals[n + 1 :], strict=True)
     ]
     return {**_of_rates(shares), "fp_at": costs}
 

@@ -71,11 +71,11 @@ class Settings:
 
 def bars(result: Result) -> Iterator[Bar]:
     """Yield the misses of test patients, which the guarantee limits."""
-    for one in result["missed"]:
-        if one["patients"] == UNSEEN:
-            shown = f"{100 * one['miss_rate']:.1f} %, of {one['number']} patients"
-            what = f"nodules of test patients missed, {one['list']}"
-            yield Bar(what, one["miss_rate"], one["guaranteed"], SHARE, shown=shown)
+    for row in result["missed"]:
+        if row["patients"] == UNSEEN:
+            shown = f"{100 * row['miss_rate']:.1f} %, of {row['number']} patients"
+            what = f"nodules of test patients missed, {row['list']}"
+            yield Bar(what, row["miss_rate"], row["guaranteed"], SHARE, shown=shown)
 
 
 @command(

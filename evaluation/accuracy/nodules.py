@@ -64,8 +64,8 @@ def nodules(
         "patients": len({cube.patient for cube in cubes}),
         "scans": [scan_name(folder) for folder in folders],
         "curves": [
-            {"reader": STAGES[one], **at(scored, agent.thresholds.finding), **figures(scored)}
-            for one, scored in each(of.items(), "bootstrap", len(of))
+            {"reader": STAGES[reader], **at(scored, agent.thresholds.finding), **figures(scored)}
+            for reader, scored in each(of.items(), "bootstrap", len(of))
         ],
         "gain": gain,
         "caveat": CAVEAT,
@@ -125,13 +125,13 @@ def tiled(reads: Reads) -> Reads:
             tile = Preprocessed(voxels, box.geometry.cropped(start))
             for stage, candidates in reads(tile).items():
                 kept = found[stage]
-                for one in candidates:
-                    index = np.array(one.index_zyx)
+                for candidate in candidates:
+                    index = np.array(candidate.index_zyx)
                     whole = index + start
                     # each place lies in the middle of one tile, and counts there
                     in_core = (index >= low - 0.5).all() and (index < high - 0.5).all()
                     if in_core and box.inside(whole[None])[0]:
-                        kept.append(replace(one, index_zyx=triple(whole)))
+                        kept.append(replace(candidate, index_zyx=triple(whole)))
         return {stage: strongest_apart(candidates) for stage, candidates in found.items()}
 
     return read

@@ -119,7 +119,7 @@ def _looks_like_scan(path: Path) -> bool:
     """Return whether it is a volume file, or a folder with a volume file or a DICOM file in it."""
     files = [path] if path.is_file() else [one for one in path.iterdir() if one.is_file()]
     return any(
-        bool(format_of(one)) or one.suffix.lower() in DICOM_SUFFIXES or is_dicom(read_head(one))
-        for one in files
-        if not one.is_symlink()
+        bool(format_of(file)) or file.suffix.lower() in DICOM_SUFFIXES or is_dicom(read_head(file))
+        for file in files
+        if not file.is_symlink()
     )

@@ -186,8 +186,13 @@ class Agent:
         answers = answers if outlined else replace(answers, masks={})
         merged = merge(plan, answers, open_end, self.weights, box.geometry).findings
         found = [
-            Candidate(one.centre_mm, one.index_zyx, one.diameter_mm, one.probability)
-            for one in merged
+            Candidate(
+                candidate.centre_mm,
+                candidate.index_zyx,
+                candidate.diameter_mm,
+                candidate.probability,
+            )
+            for candidate in merged
         ]
         in_report = {plan.index_of(one) for one in merged}
         rest = [d.candidate for i, d in enumerate(plan.decisions) if i not in in_report]

@@ -105,11 +105,11 @@ class WholeScan:
     def outside_lungs(self, listed: Sequence[Finding]) -> list[str]:
         """Name the places of those that are outside, see `AWAY_MM`."""
         return [
-            f"{self.name} at {', '.join(f'{mm:.0f}' for mm in one.centre_mm)}"
-            for one in listed
-            if self.truth.is_false(one.centre_mm)
-            and np.linalg.norm(self.lung_mm - one.centre_mm, axis=1).min()
-            > max(AWAY_MM, one.diameter_mm / 2)
+            f"{self.name} at {', '.join(f'{mm:.0f}' for mm in entry.centre_mm)}"
+            for entry in listed
+            if self.truth.is_false(entry.centre_mm)
+            and np.linalg.norm(self.lung_mm - entry.centre_mm, axis=1).min()
+            > max(AWAY_MM, entry.diameter_mm / 2)
         ]
 
     def uncertain(self) -> int:
@@ -232,19 +232,19 @@ def scan_row(scan: WholeScan, stage: Stage) -> dict[str, Any]:
 
 def bars(result: Result) -> Iterator[Bar]:
     """Yield what is required: no finding outside lungs, and of second readings in test scans."""
-    for one in result.get("outside_lungs", ()):
+    for row in result.get("outside_lungs", ()):
         is_train = any(group["scans"] == "train" for group in result["groups"])
         of = "training" if is_train else "validation and test"
-        what = f"findings outside the lungs in {one['scans']} scans of {of}, {one['reader']}"
-        yield Bar(what, len(one["findings"]) if one["scans"] else None, 0)
-    for one in result["groups"]:
-        if one["scans"] == "test":
+        what = f"findings outside the lungs in {row['scans']} scans of {of}, {row['reader']}"
+        yield Bar(what, len(row["findings"]) if row["scans"] else None, 0)
+    for row in result["groups"]:
+        if row["scans"] == "test":
             what = "uncertain candidates a scan, whole test scans"
-            yield Bar(what, one["uncertain_per_scan"], UNCERTAIN, "{:.1f}", least=True)
-            count = one["right"] + one["wrong"]
+            yield Bar(what, row["uncertain_per_scan"], UNCERTAIN, "{:.1f}", least=True)
+            count = row["right"] + row["wrong"]
             yield Bar("decisions changed by verdicts that are right, whole test scans",
-                      one["right"] / count if count else None, RIGHT, SHARE, least=True,
-                      shown=f"{one['right']} of {count}")  # fmt: skip
+                      row["right"] / count if count else None, RIGHT, SHARE, least=True,
+                      shown=f"{row['right']} of {count}")  # fmt: skip
 
 
 def _remarks(result: Result) -> Iterator[str]:

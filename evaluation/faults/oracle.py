@@ -147,13 +147,13 @@ def check(
         right = "done" if study.usable else "quarantine"
         count = images[right]
         elsewhere = sum((images[end] for end in ENDS if end != right), Counter[str]())
-        for one in study.acknowledged:
-            if not count[one] + elsewhere[one]:
-                wrong.lost[study_uid].append(f"image {one}")
-            if of_reports[right][one] > 1:
-                wrong.doubled[study_uid].append(f"image {one}")
-            if elsewhere[one]:
-                wrong.left.append(f"{study_uid}: image {one} is not {right}")
+        for image in study.acknowledged:
+            if not count[image] + elsewhere[image]:
+                wrong.lost[study_uid].append(f"image {image}")
+            if of_reports[right][image] > 1:
+                wrong.doubled[study_uid].append(f"image {image}")
+            if elsewhere[image]:
+                wrong.left.append(f"{study_uid}: image {image} is not {right}")
         folders = reports.get(study_uid, [])
         if len(folders) != 1:
             place = wrong.doubled if folders else wrong.lost
@@ -318,10 +318,10 @@ def _trail(
                 needed += [(study_key, str(Event.DELIVERED), version, one) for one in targets]
                 lost = [one for one in needed if not found[one]]
                 wrong.lost[study_uid] += [f"audit record: {one[1:]}" for one in lost]
-    for one, count in found.items():
+    for name, count in found.items():
         if count > 1:
-            place = study_of.get(one[0], one[0])
-            wrong.doubled[place].append(f"audit record, {count} times: {one[1:]}")
+            place = study_of.get(name[0], name[0])
+            wrong.doubled[place].append(f"audit record, {count} times: {name[1:]}")
 
 
 def _key(record: TrailRecord) -> tuple[str, str, int, str] | None:

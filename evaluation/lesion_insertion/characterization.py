@@ -250,8 +250,8 @@ def measures(read: Characterization) -> Any:
 
     found = by_patient(read.patients, figures)
     return [
-        {"measure": measure, "figure": one.as_dict(), "from": source}
-        for (measure, source), one in zip(rows.items(), found, strict=True)
+        {"measure": measure, "figure": value.as_dict(), "from": source}
+        for (measure, source), value in zip(rows.items(), found, strict=True)
     ]
 
 
@@ -340,11 +340,11 @@ def read_spheres(
             reading = agent.read(box, Stage.BOTH)
             merged = (reading.both or reading.alone).merged
             listed = (*merged.findings, *merged.possible)
-            for one in scan.insertions:
-                hit = one.hit_by
+            for insertion in scan.insertions:
+                hit = insertion.hit_by
                 edge = next((c.diameter_mm for c in reading.candidates if hit(c.centre_mm)), np.nan)
                 sizes = [(f.diameter_mm, bool(f.volume_mm3)) for f in listed if hit(f.centre_mm)]
-                yield density, one.diameter_mm, edge, *(sizes or [(np.nan, False)])[0]
+                yield density, insertion.diameter_mm, edge, *(sizes or [(np.nan, False)])[0]
 
 
 def spheres_json(read: Sequence[tuple[str, float, float, float, bool]]) -> list[dict[str, Any]]:

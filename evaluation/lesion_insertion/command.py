@@ -66,21 +66,21 @@ def _bars(result: Result) -> Iterator[Bar]:
     """Yield what is required of inserted nodules, and of our policy."""
     yield from bars(result)
     split = result["split"]
-    for one in result.get("reports", ()):
-        what, kept = f"inserted {split} {one['lesions']}", MIN_KEPT.get(one["lesions"])
-        if one["slices"] == OWN and kept:
+    for row in result.get("reports", ()):
+        what, kept = f"inserted {split} {row['lesions']}", MIN_KEPT.get(row["lesions"])
+        if row["slices"] == OWN and kept:
             what = f"{what}: proposed and not dismissed"
-            yield Bar(what, one["kept"]["value"], kept, SHARE, least=True)
-        if one["slices"] == THICK_LESS and one["lesions"] == NODULES:
+            yield Bar(what, row["kept"]["value"], kept, SHARE, least=True)
+        if row["slices"] == THICK_LESS and row["lesions"] == NODULES:
             what = f"{what}: findings lost in slices of 5 mm"
-            yield Bar(what, -one["finding"]["value"], MAX_LOST, SHARE)
-    for one in result.get("curves", ()):
-        cpm, what = one["cpm"], f"inserted {split} {one['lesions']}"
-        if one["lesions"] == LARGE and one["reader"] == result["reader"]:
-            (at_1,) = (p for p in one["sensitivity"] if p["false_positives_per_scan"] == 1)
+            yield Bar(what, -row["finding"]["value"], MAX_LOST, SHARE)
+    for row in result.get("curves", ()):
+        cpm, what = row["cpm"], f"inserted {split} {row['lesions']}"
+        if row["lesions"] == LARGE and row["reader"] == result["reader"]:
+            (at_1,) = (p for p in row["sensitivity"] if p["false_positives_per_scan"] == 1)
             what = f"{what}: found at 1 false positive a scan"
             yield Bar(what, at_1["value"], MIN_AT_1, SHARE, least=True)
-        if one["lesions"] == NODULES and one["reader"] == GAIN:
+        if row["lesions"] == NODULES and row["reader"] == GAIN:
             # of other patients than those of validation the interval must lie above zero
             key, least = ("value", MIN_GAIN) if split == VAL else ("low", 0.0)
             value = cpm[key] if split == VAL or cpm[key] > least else None
@@ -198,8 +198,8 @@ def as_dict(
         if not mask.any():
             continue
         by = {
-            one: only(scored(inserted, hosts, one), mask)
-            for one in dict.fromkeys((Stage.EDGE, stage))
+            stage_of: only(scored(inserted, hosts, stage_of), mask)
+            for stage_of in dict.fromkeys((Stage.EDGE, stage))
         }
         for one, of in by.items():
             curves.append({"lesions": lesions, "reader": STAGES[one], **part(of)})
@@ -225,9 +225,9 @@ def _reports(
     """Yield what becomes of nodules at the shipped thresholds, in their own slices and in thick."""
     first, second = (
         np.array([
-            (one.kept, one.score[stage] >= limits.finding,
-             one.kept and one.score[stage] >= limits.possible)
-            for one in of
+            (item.kept, item.score[stage] >= limits.finding,
+             item.kept and item.score[stage] >= limits.possible)
+            for item in of
         ], float)
         for of in (own, thick)
     )  # fmt: skip

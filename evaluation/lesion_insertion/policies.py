@@ -155,12 +155,12 @@ def read_studies(scans: Iterable[Scan], count: int, agent: Agent) -> Studies:
         box = preprocess(volume)
         found = agent.reads(Stage.EDGE)(box)[Stage.EDGE]
         found = sorted(found, key=lambda one: -one.score)[: agent.max_rois]
-        for one, chance in zip(found, agent.second_scores(found, box).tolist(), strict=True):
-            hits = [known.hit_by(one.centre_mm) for known in nodules]
+        for candidate, chance in zip(found, agent.second_scores(found, box).tolist(), strict=True):
+            hits = [known.hit_by(candidate.centre_mm) for known in nodules]
             nodule = len(patients) + hits.index(True) if any(hits) else -1
-            both = agent.weights.merged(one.score, chance, one.diameter_mm)
-            false = truth is not None and truth.is_false(one.centre_mm)
-            rows.append((number, one.score, both, nodule, false))
+            both = agent.weights.merged(candidate.score, chance, candidate.diameter_mm)
+            false = truth is not None and truth.is_false(candidate.centre_mm)
+            rows.append((number, candidate.score, both, nodule, false))
         reals.append(truth is not None)
         patients += owners
         home += [number] * len(owners)
@@ -331,15 +331,15 @@ def more_than_edge(one: Outcome, of: Studies) -> dict[str, Any]:
 
 def bars(result: Result) -> Iterator[Bar]:
     """Yield what is required of ours against the others."""
-    for one in result.get("against", ()):
-        what, ratio = f"ROIs and bytes sent, {one['ours']}, against {one['other']}", one["ratio"]
-        if one["other"] == CLOUD:
-            shown = "as much found" if one["at_least"] else "less found"
-            value = ratio if one["at_least"] else None
+    for row in result.get("against", ()):
+        what, ratio = f"ROIs and bytes sent, {row['ours']}, against {row['other']}", row["ratio"]
+        if row["other"] == CLOUD:
+            shown = "as much found" if row["at_least"] else "less found"
+            value = ratio if row["at_least"] else None
             yield Bar(what, value, CLOUD_LIMIT, "{:.2f} times", shown=f"{ratio:.2f} times, {shown}")
         elif ratio is None:
             # what sends nothing cannot be beaten where it finds as much
-            yield Bar(what, None if one["as_good"] else 0.0, LIMIT, shown="it sends nothing")
+            yield Bar(what, None if row["as_good"] else 0.0, LIMIT, shown="it sends nothing")
         else:
             yield Bar(what, ratio, LIMIT, "{:.2f} times")
     if "more_than_edge" in result:

@@ -131,11 +131,13 @@ def read_synthetic(
     volume = thickened(insert(host.volume, scan.insertions), slice_mm)
     found = reads(preprocess(volume, host.name))
     scores = []
-    for one in scan.insertions:
-        on = {stage: [c for c in of if one.hit_by(c.centre_mm)] for stage, of in found.items()}
+    for insertion in scan.insertions:
+        on = {
+            stage: [c for c in of if insertion.hit_by(c.centre_mm)] for stage, of in found.items()
+        }
         best = {stage: max((c.score for c in of), default=-np.inf) for stage, of in on.items()}
         kept = any(_kept(c, limits) for c in on[Stage.EDGE])
-        scores.append(InsertionScore(one, best, kept))
+        scores.append(InsertionScore(insertion, best, kept))
     return scores
 
 

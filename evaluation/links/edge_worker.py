@@ -67,10 +67,10 @@ class Edge:
         self.close()
         values = load_settings(**settings)
         pipeline = self._held.enter_context(self._opens(values))
-        for one in self._prepared[len(self._loaded) :]:
-            study = pipeline.read(one.folder)
-            box = pipeline.preprocess(study.volume, one.folder)
-            self._loaded[one.folder] = study, box
+        for prepared in self._prepared[len(self._loaded) :]:
+            study = pipeline.read(prepared.folder)
+            box = pipeline.preprocess(study.volume, prepared.folder)
+            self._loaded[prepared.folder] = study, box
             _ = box.measures  # they go with the process that read it
         if replay:
             reader = pipeline.reader

@@ -281,11 +281,11 @@ def bars(result: Result) -> Iterator[Bar]:
         yield Bar(what, late, 0, shown=f"{late} of {studies}")
         last_ms = 1000 * (deadline_s + tolerance_s)
         yield Bar("longest answer", result["longest_ms"], last_ms, "{:.0f} ms")
-    for one in result.get("ways", ()):
+    for row in result.get("ways", ()):
         for key, words in {"more_median_ms": "median", "more_p95_ms": "p95"}.items():
-            if not one["way"].startswith(OFF):
-                what = f"cloud {one['way']}: more than without a cloud, {words}"
-                yield Bar(what, one[key], result["bar_ms"], "{:.0f} ms")
+            if not row["way"].startswith(OFF):
+                what = f"cloud {row['way']}: more than without a cloud, {words}"
+                yield Bar(what, row[key], result["bar_ms"], "{:.0f} ms")
 
 
 TRACES = Table(

@@ -281,9 +281,9 @@ def _sample(agent: Agent, studies: Sequence[Study]) -> dict[str, float]:
     """Return memory in MB, how many studies are late or wait for their report, and how long."""
     now_s, pid = time.monotonic(), agent.process.pid
     waiting = [
-        now_s - one.acknowledged_s
-        for one in studies
-        if one.acknowledged_s is not None and one.answered_s is None
+        now_s - study.acknowledged_s
+        for study in studies
+        if study.acknowledged_s is not None and study.answered_s is None
     ]
     late = sum(one.ready_s <= now_s and one.acknowledged_s is None for one in studies)
     reader_mb = max(map(resident_mb, children_of(pid)), default=0.0)
@@ -355,10 +355,10 @@ def bars(result: Result) -> Iterator[Bar]:
     count, answered = result["studies"], result["answered"]
     yield Bar(f"{what}: answered", answered, count, least=True)
     yield Bar(f"{what}: second reports", result["doubled"], 0)
-    for name, one in result["memory"].items():
+    for name, row in result["memory"].items():
         what = f"growth of memory meanwhile, {name}"
-        shown = "not seen" if one["growth"] is None else f"{100 * one['growth']:+.1f} %"
-        yield Bar(what, one["growth"], result["growth_bar"], "{:.0%}", shown=shown)
+        shown = "not seen" if row["growth"] is None else f"{100 * row['growth']:+.1f} %"
+        yield Bar(what, row["growth"], result["growth_bar"], "{:.0%}", shown=shown)
 
 
 TIMES_TABLE = Table(

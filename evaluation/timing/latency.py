@@ -42,8 +42,8 @@ AGAINST = Table(
         "ratio": ("ratio", "{:.2f}"), "required": "required", "met": "met",
     },
     lambda result: [
-        {**one, **{name: "{median:.3f} ({p95:.3f})".format(**one[name]) for name in SIDES}}
-        for one in result["against"]
+        {**row, **{name: "{median:.3f} ({p95:.3f})".format(**row[name]) for name in SIDES}}
+        for row in result["against"]
     ],
     "This program and commit {earlier_commit} in turn, medians",
 )  # fmt: skip

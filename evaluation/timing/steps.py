@@ -78,8 +78,10 @@ def prepared(step: str, path: str, cloud: str, held: ExitStack) -> Step:
     if step == "box":
         return Step(partial(screener.screen, box))
     rois = [
-        Roi(n, cut_roi(box.voxels, one.index_zyx), (1.0, 1.0, 1.0), WINDOW_HU, one.score)
-        for n, one in enumerate(screener.screen(box)[: REGIONS[step]])
+        Roi(
+            n, cut_roi(box.voxels, candidate.index_zyx), (1.0, 1.0, 1.0), WINDOW_HU, candidate.score
+        )
+        for n, candidate in enumerate(screener.screen(box)[: REGIONS[step]])
     ]
     return Step(partial(_verdicts, _pipeline(cloud, held).second_reader, rois))
 

@@ -23,10 +23,10 @@ def learning_curve(run: Path, figure: str) -> list[dict[str, Any]]:
         NoWeights: the folder has no log with that figure.
     """
     rounds = [
-        {"run": run.name, "steps": one["steps"], "core_hours": one["core_hours"],
-         "value": one[figure], "gain": None, "sd": None}
-        for one in read_log(run)
-        if isinstance(one.get(figure), int | float) and np.isfinite(one[figure])
+        {"run": run.name, "steps": entry["steps"], "core_hours": entry["core_hours"],
+         "value": entry[figure], "gain": None, "sd": None}
+        for entry in read_log(run)
+        if isinstance(entry.get(figure), int | float) and np.isfinite(entry[figure])
     ]  # fmt: skip
     if not rounds:
         raise NoWeights(f"{run / LOG}: no round with {figure}; expected the log of a training run")

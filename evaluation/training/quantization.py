@@ -51,10 +51,10 @@ def ranges(network: nn.Module, kind: str, data: Path, qat: Path | None) -> list[
     return [
         {
             "ranges": name,
-            **distance(one, batches, wanted),
-            "strongest": strongest(one, batches, wanted),
+            **distance(simulation, batches, wanted),
+            "strongest": strongest(simulation, batches, wanted),
         }
-        for name, one in simulations.items()
+        for name, simulation in simulations.items()
     ]
 
 

@@ -26,10 +26,10 @@ def without_copies(series: Sequence[Series], only: Path | None) -> tuple[list[Se
     folder: images that came later lie below those of their study.
     """
     copies = set[Path]()
-    for one in series:
+    for item in series:
         found: dict[tuple[object, ...], list[list[Slice]]] = defaultdict(list)
-        is_alone = one.unfit or len(one.images) < 2
-        for image in () if is_alone else sorted(one.images, key=lambda i: _rank(i, only)):
+        is_alone = item.unfit or len(item.images) < 2
+        for image in () if is_alone else sorted(item.images, key=lambda i: _rank(i, only)):
             with suppress(StudyError):  # whatever it is, reading says so
                 slices = [slice_of(frame) for frame in frames_of(image)]
                 # two acquisitions are told apart as a whole: both may have slices without content

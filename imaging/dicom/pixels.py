@@ -65,12 +65,12 @@ def decoded(stack: Stack) -> tuple[HuArray, tuple[SliceMeasures, ...]]:
 
 def _damaged_file(stack: Stack) -> Path:
     """Find the first file whose damage the decoder reports, one by one."""
-    for one in stack.slices:
+    for image in stack.slices:
         try:
             with c_stderr.captured():
-                stored_frames([one])
+                stored_frames([image])
         except c_stderr.ReportedDamage:
-            return one.file
+            return image.file
     return stack.slices[0].file.parent
 
 
@@ -80,11 +80,11 @@ def _decode(stack: Stack) -> tuple[HuArray, tuple[SliceMeasures, ...]]:
     hu = np.empty((len(slices), layout.rows, layout.columns), np.int16)
     measures: dict[int, SliceMeasures] = {}
     slices_of: dict[Path, list[int]] = defaultdict(list)
-    for z, one in enumerate(slices):
-        if one.plane is not None:
-            hu[z], measures[z] = one.plane.hu, one.plane.measures
+    for z, image in enumerate(slices):
+        if image.plane is not None:
+            hu[z], measures[z] = image.plane.hu, image.plane.measures
         else:
-            slices_of[one.file].append(z)
+            slices_of[image.file].append(z)
 
     def decode_file(zs: Sequence[int]) -> None:
         for z, values in zip(zs, stored_frames([slices[z] for z in zs], hu[zs[0]]), strict=True):

@@ -132,11 +132,11 @@ def group(images: Iterable[Instance]) -> list[Series]:
     series = [Series(uid, tuple(found), unfit) for (uid, unfit), found in groups.items()]
     ct = {s.uid for s in series if s.first.text("Modality") == "CT"}
     mixed = {s.uid: s for s in series if s.uid in ct and s.first.text("Modality") != "CT"}
-    for at, one in enumerate(series):
-        if (other := mixed.get(one.uid)) is not None:
+    for at, item in enumerate(series):
+        if (other := mixed.get(item.uid)) is not None:
             reason = f"{other.unfit}, but other images of its series are: send only CT images"
-            damaged = replace(one.first, damage=NotCt(reason, other.first.file))
-            series[at] = replace(one, images=(damaged, *one.images[1:]), unfit="")
+            damaged = replace(item.first, damage=NotCt(reason, other.first.file))
+            series[at] = replace(item, images=(damaged, *item.images[1:]), unfit="")
     return series
 
 
@@ -178,12 +178,12 @@ def preferred(series: Sequence[Series], answers: Sequence[Preference]) -> list[S
     """Return the series with the caller's preferences; those that it ignores cannot be read."""
     return [
         replace(
-            one,
+            item,
             rule=answer.rule,
             rank=answer.rank,
-            unfit=f"ignored by the rule {answer.rule!r}" if answer.ignored else one.unfit,
+            unfit=f"ignored by the rule {answer.rule!r}" if answer.ignored else item.unfit,
         )
-        for one, answer in zip(series, answers, strict=True)
+        for item, answer in zip(series, answers, strict=True)
     ]
 
 
@@ -248,21 +248,21 @@ def choose(
     # what makes no volume is set aside with its reason; pixels are read only if a choice is left
     stacks: dict[Series, Stack] = {}
     failures: dict[Series, StudyError] = {}
-    for one in fit:
+    for stack in fit:
         try:
-            _require_readable(one)
-            _require_one_source(one)
-            slices = [slice_of(frame) for image in one.images for frame in frames_of(image)]
-            stacks[one] = stack_of(slices, folder)
+            _require_readable(stack)
+            _require_one_source(stack)
+            slices = [slice_of(frame) for image in stack.images for frame in frames_of(image)]
+            stacks[stack] = stack_of(slices, folder)
         except StudyError as error:
-            failures[one] = error
+            failures[stack] = error
     extents: dict[Series, LungExtent] = {}
-    for one in list(stacks) if len(stacks) > 1 else []:
+    for stack in list(stacks) if len(stacks) > 1 else []:
         try:
-            extents[one] = extent_of(stacks[one])
+            extents[stack] = extent_of(stacks[stack])
         except StudyError as error:
-            failures[one] = error
-            del stacks[one]
+            failures[stack] = error
+            del stacks[stack]
     if not stacks:
         raise failures[max(failures, key=lambda s: len(s.images))]
     best, passed_over = _ranked(stacks, extents)
@@ -314,10 +314,10 @@ def _ranked(
         drop_worse(FIRST_ACQUISITION, lambda s: s.first.advisory("AcquisitionNumber") or 0.0)
         drop("it comes first", lambda s: s is left[0])
     best = left[0]
-    for one, reason in reasons.items():
-        shown = f"{extents[one]}, slices of {_thickness_mm(stacks[one]):g} mm"
+    for stack, reason in reasons.items():
+        shown = f"{extents[stack]}, slices of {_thickness_mm(stacks[stack]):g} mm"
         why = reason.format(best=extents[best], rule=best.rule)
-        reasons[one] = f"{shown}, another series was preferred: {why}"
+        reasons[stack] = f"{shown}, another series was preferred: {why}"
     return best, reasons
 
 

@@ -136,10 +136,10 @@ def candidates_of(scans: Iterable[Scan], readers: Readers) -> Cases:
         nodules = [Nodule(triple(xyz), mm) for *xyz, mm in scan.nodules.tolist()]
         hits, lost = _best(scan.candidates, nodules, [scan.name] * len(nodules))
         marks = np.concatenate([scan.nodules, scan.ignored])
-        for one in scan.candidates:
-            away = np.linalg.norm(marks[:, :3] - one.centre_mm, axis=1)
+        for candidate in scan.candidates:
+            away = np.linalg.norm(marks[:, :3] - candidate.centre_mm, axis=1)
             if (away >= marks[:, 3] / 2).all():
-                hits.append((one, False, scan.name))
+                hits.append((candidate, False, scan.name))
         found += _cases(readers, scan.space.box, hits, lost, scans=1)
     return found
 
@@ -160,12 +160,12 @@ def inserted(
             names = ", ".join(one.donor.name for one in not_placed)
             where = Path(", ".join(scan.name for scan in scans))
             raise MissingData(where, f"no room for {names}; more scans are needed")
-        for one in planned:
+        for plan in planned:
             # the whole product path, preprocessing included, as for a scan that comes in
-            volume = insert(one.host.study.volume, one.insertions)
-            box = preprocess(volume, one.host.name)
-            owners = [i.donor.patient for i in one.insertions]
-            hits, lost = _best(readers.screener.screen(box), one.insertions, owners)
+            volume = insert(plan.host.study.volume, plan.insertions)
+            box = preprocess(volume, plan.host.name)
+            owners = [i.donor.patient for i in plan.insertions]
+            hits, lost = _best(readers.screener.screen(box), plan.insertions, owners)
             found += _cases(readers, box, hits, lost)
     return found
 

@@ -158,9 +158,9 @@ def _arrays(path: Path) -> list[UInt8Array]:
     except Exception as error:  # a flipped byte raises one of a dozen: numpy's, zip's, tokenize's
         told = getattr(error, "strerror", None) or type(error).__name__
         raise MissingData(path, f"cannot be read as cubes: {told}") from error
-    for name, one in zip(("ct", "votes"), found, strict=True):
-        if one.dtype != np.uint8 or one.shape != (len(found[0]), *3 * (SIDE_MM,)):
-            has = f"{name}: {one.dtype} {one.shape}"
+    for name, array in zip(("ct", "votes"), found, strict=True):
+        if array.dtype != np.uint8 or array.shape != (len(found[0]), *3 * (SIDE_MM,)):
+            has = f"{name}: {array.dtype} {array.shape}"
             raise MissingData(path, f"{has}, expected uint8 (n, {SIDE_MM}, {SIDE_MM}, {SIDE_MM})")
     if found[1].size and found[1].max() > MAX_READERS:
         raise MissingData(path, f"votes: {found[1].max()} at a voxel, expected readers, not levels")

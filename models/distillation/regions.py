@@ -61,8 +61,8 @@ def values_of(chunks: Sequence[Path], name: str) -> FloatArray:
 def packed(regions: Iterable[Region]) -> np.ndarray:
     """Return regions as `RECORD`s ``(n,)``."""
     rows = [
-        (one.voxels, np.packbits(one.mask > 127), *(getattr(one, name) for name in VALUES))
-        for one in regions
+        (region.voxels, np.packbits(region.mask > 127), *(getattr(region, name) for name in VALUES))
+        for region in regions
     ]
     return np.array(rows, RECORD)
 

@@ -252,16 +252,16 @@ def _fill(
 ) -> tuple[list[Insertion], list[ScaledDonor]]:
     """Return the insertions for which the host has room, and the other donors."""
     occupied, placed, waiting = list(host.occupied), [], []
-    for one in donors:
+    for donor in donors:
         # the widest clearance that finds room is taken; later insertions keep away from this one
-        tries = (host.space.find(clear, one.reach_mm, occupied, rng) for clear in one.clear_mm)
+        tries = (host.space.find(clear, donor.reach_mm, occupied, rng) for clear in donor.clear_mm)
         location = next((found for found in tries if found is not None), None)
         if location is None:
-            waiting.append(one)
+            waiting.append(donor)
             continue
-        lung_hu = host.space.lung_hu(location, one.reach_mm)
-        placed.append(Insertion(**vars(one), centre_mm=location, lung_hu=lung_hu))
-        occupied.append(Occupied(location, one.reach_mm + APART_MM))
+        lung_hu = host.space.lung_hu(location, donor.reach_mm)
+        placed.append(Insertion(**vars(donor), centre_mm=location, lung_hu=lung_hu))
+        occupied.append(Occupied(location, donor.reach_mm + APART_MM))
     return placed, waiting
 
 

@@ -139,11 +139,11 @@ def shortened(network: HybridNetwork, blocks: Sequence[int], depth: int) -> Hybr
     before, depth = network.spec.depth, min(network.spec.depth, depth)
     short = copy.deepcopy(network)
     short.spec = replace(network.spec, blocks=(at2, at4, at8), depth=depth)
-    for one in short.listed():
+    for member in short.listed():
         for name, count in (("down2", at2), ("down4", at4), ("down8", at8)):
-            setattr(one, name, getattr(one, name)[: 1 + count])
-        layers = (one.encoder[-(-n * before // depth) - 1] for n in range(1, 1 + depth))
-        one.encoder = nn.Sequential(*layers)
+            setattr(member, name, getattr(member, name)[: 1 + count])
+        layers = (member.encoder[-(-n * before // depth) - 1] for n in range(1, 1 + depth))
+        member.encoder = nn.Sequential(*layers)
     return short
 
 

@@ -169,10 +169,10 @@ def _sides(model: openvino.Model) -> list[list[int]]:
 def _samples(model: openvino.Model, sides: Sequence[Sequence[int]]) -> list[npt.NDArray[Any]]:
     """Return random values for each input, for the largest batch."""
     rng, samples = np.random.default_rng(0), []
-    for given, one in zip(model.inputs, sides, strict=True):
+    for given, side in zip(model.inputs, sides, strict=True):
         kind = given.element_type.to_dtype()
         top = 255 if np.issubdtype(kind, np.integer) else 1
-        samples.append((top * rng.random((max(BATCHES), *one))).astype(kind))
+        samples.append((top * rng.random((max(BATCHES), *side))).astype(kind))
     return samples
 
 

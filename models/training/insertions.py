@@ -88,9 +88,9 @@ def copies_of_scans(data: Path, cubes: Cubes, count: int, seed: int) -> tuple[Pi
     tissue = [one for one, _ in zip(tissue_of(cubes, rng), chosen[::2], strict=False)]
     planned, _ = plan_nodules(hosts, [*chosen, *tissue], TOGETHER, rng)
     copies = []
-    for one in track(planned, "inserting nodules into scans"):
-        host, box = one.host, preprocess(insert(one.host.volume, one.insertions), one.host.name)
-        new = [(*i.centre_mm, i.diameter_mm) for i in one.insertions if i.donor in chosen]
+    for plan in track(planned, "inserting nodules into scans"):
+        host, box = plan.host, preprocess(insert(plan.host.volume, plan.insertions), plan.host.name)
+        new = [(*i.centre_mm, i.diameter_mm) for i in plan.insertions if i.donor in chosen]
         marked, ignored = (
             np.column_stack([box.geometry.to_index(at[:, :3]), at[:, 3]])
             for at in (np.concatenate([host.nodules, stacked(new)]), host.ignored)

@@ -187,8 +187,8 @@ def region_drawer(material: Material, screeners: Sequence[nn.Module]) -> RegionD
     for number in range(1, len(scans), 2):  # half of them have thick slices
         scans[number] = replace(scans[number], voxels=thickened(scans[number].voxels, rng))
     peaks = [
-        [peaks_of(one, scan.voxels) for scan in track(scans, "screening scans")]
-        for one in screeners
+        [peaks_of(screener, scan.voxels) for scan in track(scans, "screening scans")]
+        for screener in screeners
     ]
     return RegionDrawer(replace(composer, scans=scans), rated(material.learnt), screeners, peaks)
 

@@ -97,8 +97,8 @@ def scripted() -> list[Call]:
         ),
         Call("of a later contract", "Read", [one.SerializeToString() + unknown for one in later]),
         *(
-            Call(f"model of kind {one.kind}", "GetModel", [one.SerializeToString()])
-            for one in models
+            Call(f"model of kind {model.kind}", "GetModel", [model.SerializeToString()])
+            for model in models
         ),
     ]
 

@@ -34,10 +34,10 @@ def test_the_model_file_is_sent_in_xz_with_its_signed_manifest(hospital: Signed)
     assert offer.offer.manifest == (hospital.folder / "manifest.toml").read_bytes()
     assert offer.offer.signatures == (hospital.folder / "manifest.sig").read_bytes()
     packed = b""
-    for one in chunks:
-        assert one.chunk.offset == len(packed)
-        assert len(one.chunk.data) <= 64 * 1024
-        packed += one.chunk.data
+    for chunk in chunks:
+        assert chunk.chunk.offset == len(packed)
+        assert len(chunk.chunk.data) <= 64 * 1024
+        packed += chunk.chunk.data
     assert offer.offer.bytes == len(packed)
     assert offer.offer.sha256 == hashlib.sha256(packed).digest()
     file = hospital.folder / f"{NAME}.onnx"

@@ -169,11 +169,11 @@ def test_a_certificate_is_renewed_without_a_restart_and_sighup_ends_nothing(tmp_
         ):
             step()
             process.send_signal(signal.SIGHUP)
-            for number, one in enumerate(credentials):
+            for number, credential in enumerate(credentials):
                 with contextlib.ExitStack() as refused:
                     if number != serves:
                         refused.enter_context(pytest.raises(Unreachable))
-                    fetch_description(address, credentials=one, timeout_s=20.0)
+                    fetch_description(address, credentials=credential, timeout_s=20.0)
             first, last = within_days
             assert first < (expires_s() - time.time()) / 86_400 <= last
         assert process.poll() is None

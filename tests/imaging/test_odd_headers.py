@@ -106,10 +106,10 @@ def test_an_odd_intercept_is_converted_or_named(
 ) -> None:
     ct = SmallCt(8)
     images = [_enhanced(ct)] if is_enhanced else ct.images()
-    for one in images:
-        place = one
+    for image in images:
+        place = image
         if is_enhanced:
-            place = one.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0]
+            place = image.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0]
         place.RescaleIntercept = f"{intercept:g}"
     ct.write(tmp_path / "a", images)
     require_answers(tmp_path / "a")

@@ -52,8 +52,8 @@ def phantom(drawn: Draw) -> Phantom:
     old = made.volume.geometry
     geometry = Geometry(old.spacing_mm, (5.0, -7.0, 30.0), turned(7))
     nodules = tuple(
-        replace(one, centre_mm=tuple(geometry.to_world(old.to_index(one.centre_mm)).tolist()))
-        for one in made.nodules
+        replace(nodule, centre_mm=tuple(geometry.to_world(old.to_index(nodule.centre_mm)).tolist()))
+        for nodule in made.nodules
     )
     return replace(made, volume=replace(made.volume, geometry=geometry), nodules=nodules)
 

@@ -90,10 +90,10 @@ def test_results_of_real_series_come_back_from_the_archive(
                 uid, source = study_uid_of(study), dcmread(files_of(study)[0])
                 found = running.results(uid, is_final)
                 assert {one.Modality for one in found} >= EXPECTED
-                for one in found:
-                    assert one.PatientID == source.PatientID
-                    assert one.StudyInstanceUID == source.StudyInstanceUID
-                    assert one.SeriesInstanceUID != source.SeriesInstanceUID
+                for item in found:
+                    assert item.PatientID == source.PatientID
+                    assert item.StudyInstanceUID == source.StudyInstanceUID
+                    assert item.SeriesInstanceUID != source.SeriesInstanceUID
                 newest = of(found, "SR")[-1]
                 box = np.array([dcmread(f).ImagePositionPatient for f in files_of(study)])
                 heights = centres(newest)[:, 2]

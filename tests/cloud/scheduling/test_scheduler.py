@@ -66,10 +66,10 @@ def test_no_site_is_more_than_four_turns_ahead_of_another_that_waits() -> None:
                 scheduler.put([due(NOW_S + rng.uniform(60, 90), site=site)])
             waits = {one.site for one in scheduler.waiting}
             ahead = Counter({pair: n for pair, n in ahead.items() if waits >= set(pair)})
-            for one in scheduler.take():
-                for other in waits - {one.site}:
-                    ahead[one.site, other] += 1.0 / weights[one.site]  # type: ignore[assignment]
-                    ahead[other, one.site] -= 1.0 / weights[one.site]  # type: ignore[assignment]
+            for roi in scheduler.take():
+                for other in waits - {roi.site}:
+                    ahead[roi.site, other] += 1.0 / weights[roi.site]  # type: ignore[assignment]
+                    ahead[other, roi.site] -= 1.0 / weights[roi.site]  # type: ignore[assignment]
             # their places differ by less than two turns at the beginning, and now
             assert max(ahead.values(), default=0.0) <= 4 * TURN
 
@@ -160,10 +160,10 @@ def test_stat_is_admitted_however_much_routine_waits_and_that_learns_it_at_once(
     assert scheduler.take() == [stat, *rois[:3]]
     gone = [one for one in rois if not one.waits]
     assert gone
-    for one in gone:
-        assert one.result is not None
+    for roi in gone:
+        assert roi.result is not None
         with pytest.raises(DeadlineUnmeetable, match="stat came first; an answer would take"):
-            one.result.result()
+            roi.result.result()
 
 
 def test_routine_is_refused_for_stat_that_is_expected_at_its_rate() -> None:

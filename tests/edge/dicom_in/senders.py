@@ -186,10 +186,10 @@ def by_dicom(port: Port, *instances: Dataset | bytes, **how: Any) -> list[int]:
     if not association.is_established:
         raise ConnectionError
     codes = [
-        store_raw(association, data_set_of(one))
-        if isinstance(one, bytes)
-        else int(association.send_c_store(one).Status)
-        for one in instances
+        store_raw(association, data_set_of(instance))
+        if isinstance(instance, bytes)
+        else int(association.send_c_store(instance).Status)
+        for instance in instances
     ]
     association.release()
     return codes
@@ -230,8 +230,8 @@ def items(response: httpx.Response, tag: str) -> list[dict[str, Any]]:
 
 def by_stow(port: Port, *instances: Dataset | bytes, tls: Any = None) -> list[int]:
     codes = []
-    for one in instances:
-        content = body(one if isinstance(one, bytes) else file_of(one))
+    for instance in instances:
+        content = body(instance if isinstance(instance, bytes) else file_of(instance))
         try:
             answer = post(port, content, tls=tls[0] if tls else None)
         except httpx.TransportError as error:

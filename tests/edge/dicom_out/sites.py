@@ -85,8 +85,10 @@ class Deliveries:
         rules: Any = {"clock": self.clock, "jitter": lambda _low, high: high}
         self.maker = ObjectMaker(self.store, self.outbox, self._made, **rules)
         self.senders = {
-            one.name: Sender(one, self.store, self.outbox, stopped=lambda: self.stops, **rules)
-            for one in self.targets
+            target.name: Sender(
+                target, self.store, self.outbox, stopped=lambda: self.stops, **rules
+            )
+            for target in self.targets
         }
 
     @property

@@ -65,12 +65,12 @@ def test_every_object_is_valid_and_belongs_to_the_patient_and_the_study(reported
     assert (names(made), made.skipped) == (ALL, {})
     require_valid(*made.files)
     objects = [dcmread(file) for file in made.files]
-    for one in objects:
-        who = (one.PatientID, str(one.PatientName), one.AccessionNumber, one.PatientAge)
+    for item in objects:
+        who = (item.PatientID, str(item.PatientName), item.AccessionNumber, item.PatientAge)
         assert who == ("P7", "Doe^Jane", "A12", "060Y")
-        assert one.StudyInstanceUID == values["study"]["study_uid"]
-        assert one.SeriesInstanceUID != values["series_uid"]
-        assert one.DeviceSerialNumber == "serial 7"
+        assert item.StudyInstanceUID == values["study"]["study_uid"]
+        assert item.SeriesInstanceUID != values["series_uid"]
+        assert item.DeviceSerialNumber == "serial 7"
     series = {one.SeriesNumber: one.SeriesInstanceUID for one in objects}
     assert len(set(series.values())) == len(series) == 4
     assert len({one.SOPInstanceUID for one in objects}) == len(objects)

@@ -63,10 +63,10 @@ def test_findings_that_verdicts_add_and_remove_are_counted() -> None:
 
 
 def test_misses_stand_beside_the_guarantee() -> None:
-    for one in missed(CASES, SETTINGS):
-        assert one["number"] == 1000
-        assert one["miss_rate"] < one["at_most"]
-        assert one["within"]
+    for row in missed(CASES, SETTINGS):
+        assert row["number"] == 1000
+        assert row["miss_rate"] < row["at_most"]
+        assert row["within"]
     _, listed_ones = missed(replace(CASES, missed=CASES.missed * 10), SETTINGS)
     assert not listed_ones["within"]
 

@@ -46,10 +46,10 @@ def test_both_ways_end_in_the_same_report(
     assert times["same_report"]
     assert times["slices"] == 42
     assert [one["way"] for one in times["ways"]] == [FOLDER, DICOM]
-    for one in times["ways"]:
-        parts = one["arrival_median_s"] + one["answer_median_s"]
-        assert 0 < one["candidates_median_s"] < one["answer_median_s"]
-        assert one["all_median_s"] == pytest.approx(parts)
+    for way in times["ways"]:
+        parts = way["arrival_median_s"] + way["answer_median_s"]
+        assert 0 < way["candidates_median_s"] < way["answer_median_s"]
+        assert way["all_median_s"] == pytest.approx(parts)
     json.dumps(times)
     *_, same = receiving.bars(times)
     assert same.met

@@ -19,12 +19,12 @@ def networks() -> dict[str, Any]:
 
 
 def test_the_time_of_a_pass_is_parted_without_rest(networks: dict[str, Any]) -> None:
-    for one in networks["networks"]:
-        layers = [row for row in networks["layers"] if row["network"] == one["network"]]
+    for network in networks["networks"]:
+        layers = [row for row in networks["layers"] if row["network"] == network["network"]]
         assert len(layers) == module.SHOWN
-        assert one["at_peak"] + one["slower"] + one["other"] == pytest.approx(1.0)
-        assert sum(row["took_ms"] for row in layers) < one["took_ms"]
-        assert one["gops"] == pytest.approx(1e3 * one["gop"] / one["took_ms"])
+        assert network["at_peak"] + network["slower"] + network["other"] == pytest.approx(1.0)
+        assert sum(row["took_ms"] for row in layers) < network["took_ms"]
+        assert network["gops"] == pytest.approx(1e3 * network["gop"] / network["took_ms"])
 
 
 def test_the_link_of_a_study_by_hand() -> None:

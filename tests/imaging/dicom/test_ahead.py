@@ -52,10 +52,10 @@ def arrived(folder: Path, order: list[int], syntax: str = "") -> ReadAhead:
 def assert_same(folder: Path, ahead: ReadAhead) -> None:
     found, wanted = read_study(folder, ahead=ahead), read_study(folder)
     np.testing.assert_array_equal(found.volume.hu, wanted.volume.hu)
-    for one, other in zip(found.volume.measures, wanted.volume.measures, strict=True):
-        assert (one.low, one.high) == (other.low, other.high)
-        np.testing.assert_array_equal(one.fine, other.fine)
-        np.testing.assert_array_equal(one.coarse, other.coarse)
+    for measure, other in zip(found.volume.measures, wanted.volume.measures, strict=True):
+        assert (measure.low, measure.high) == (other.low, other.high)
+        np.testing.assert_array_equal(measure.fine, other.fine)
+        np.testing.assert_array_equal(measure.coarse, other.coarse)
     assert (found.header, found.images) == (wanted.header, wanted.images)
     assert (found.limitations, found.other_series) == (wanted.limitations, wanted.other_series)
 

@@ -27,10 +27,10 @@ def test_each_image_keeps_its_own_values_feet_first(tmp_path: Path) -> None:
     SmallCt().write(tmp_path, images[::-1])
     kept = read_source_headers(headers_of(tmp_path))
     assert [one.SOPInstanceUID for one in kept] == [one.SOPInstanceUID for one in images]
-    for one, image in zip(kept, images, strict=True):
-        assert one.ImagePositionPatient == image.ImagePositionPatient
-        assert (one.PatientID, one.StudyInstanceUID) == ("P1", "1.2.826.1")
-        assert "PixelData" not in one
+    for header, image in zip(kept, images, strict=True):
+        assert header.ImagePositionPatient == image.ImagePositionPatient
+        assert (header.PatientID, header.StudyInstanceUID) == ("P1", "1.2.826.1")
+        assert "PixelData" not in header
 
 
 def test_what_all_images_share_is_decoded_once(

@@ -64,15 +64,15 @@ def test_nodules_are_inserted_where_the_marks_say_and_tissue_has_no_mark(
     """Two copies of the one scan, each with its own nodule; marks of before stay."""
     assert [one.name for one in copies] == ["lidc_7", "lidc_7"]
     assert sum(len(one.nodules) - 1 for one in copies) == 4
-    for one in copies:
-        assert len(one.ignored) == 1
-        for z, y, x, mm in one.nodules[1:]:
+    for copied in copies:
+        assert len(copied.ignored) == 1
+        for z, y, x, mm in copied.nodules[1:]:
             at = tuple(np.rint([z, y, x]).astype(int))
-            assert one.voxels[at] > 150
-            assert one.mask[at] == 255
+            assert copied.voxels[at] > 150
+            assert copied.mask[at] == 255
             assert mm in (8.0, 10.0)
             away = np.linalg.norm(
-                np.concatenate([one.nodules[:1], one.ignored])[:, :3] - at, axis=1
+                np.concatenate([copied.nodules[:1], copied.ignored])[:, :3] - at, axis=1
             )
             assert (away > 12).all()
     first, second = (one.nodules[1:].tolist() for one in copies)
