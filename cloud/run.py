@@ -18,7 +18,7 @@ from cloud.instances import Instances, OpenOne, Reader, hanging_steps, open_inst
 from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
 from cloud.settings import BadSettings, CloudError, CloudSettings, load_settings
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from models.runtime.errors import ModelError
 from process.command_line import ignore_hangup, stopped
 from process.endpoints import Pulse, notify_systemd, serving_metrics
@@ -113,7 +113,7 @@ def opened_reader(settings: CloudSettings, open_one: OpenOne) -> Iterator[Reader
 
 
 async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
-    telemetry, pulse, closed = Telemetry(), Pulse(STALLED_S), ["the model is being loaded"]
+    telemetry, pulse, closed = CloudTelemetry(), Pulse(STALLED_S), ["the model is being loaded"]
     loading = threading.Event()
     loading.set()
     server_credentials(settings)  # fails before the model is loaded

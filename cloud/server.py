@@ -29,7 +29,7 @@ from cloud.scheduling.scheduler import Scheduler
 from cloud.service import OverreadService
 from cloud.settings import AddressUnusable, BadSettings, BatcherFailed, CloudSettings
 from cloud.stream import Backend
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from process.http import Listener, serving_here, unbindable
 from process.memory import share_free_memory
 from process.tls import Loaded
@@ -136,7 +136,7 @@ class CloudServer:
         self,
         settings: CloudSettings,
         reader: Reader,
-        telemetry: Telemetry,
+        telemetry: CloudTelemetry,
         *,
         service_version: str,
         clock: Clock = time.monotonic,

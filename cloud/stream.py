@@ -15,7 +15,7 @@ from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.waiting import RoiResult, WaitingRoi
 from cloud.settings import CloudSettings
 from cloud.study_trace import StudyTrace
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading
 from process.logs import Sparse
@@ -62,7 +62,7 @@ class Backend:
     batcher: Batcher
     cache: VerdictCache
     limits: Description
-    telemetry: Telemetry
+    telemetry: CloudTelemetry
     model: str
     settings: CloudSettings
     bounds: Bounds

@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, format_trace_id, set_span_in_context
 
 from cloud.scheduling.waiting import UNKNOWN_SITE, RoiResult
-from cloud.telemetry import COMPLETE, NO_PRIORITY, Telemetry
+from cloud.telemetry import COMPLETE, NO_PRIORITY, CloudTelemetry
 from process import tracing
 from protos.deadline import Clock
 from protos.errors import Given
@@ -32,7 +32,7 @@ class StudyTrace:
         on_end: called first with how the study ends.
     """
 
-    def __init__(self, clock: Clock, metadata: Given, telemetry: Telemetry) -> None:
+    def __init__(self, clock: Clock, metadata: Given, telemetry: CloudTelemetry) -> None:
         self._clock, self._telemetry = clock, telemetry
         self._called_s, self._priority = clock(), NO_PRIORITY
         carrier = {key: str(value) for key, value in metadata or () if key == "traceparent"}

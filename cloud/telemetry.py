@@ -32,7 +32,7 @@ NO_PRIORITY = "unknown"
 """Priority of a study that ended before its header was valid."""
 
 
-class Telemetry:
+class CloudTelemetry:
     """The metrics of one service.
 
     The ``end`` of a study is ``complete``, ``cancelled`` or an error class. An ROI's ``outcome`` is

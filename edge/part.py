@@ -20,7 +20,7 @@ from edge.report.model import Report
 from edge.settings.core import EdgeSettings
 from edge.site import Site
 from edge.store.studies import StudyStore
-from edge.telemetry import Telemetry
+from edge.telemetry import EdgeTelemetry
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Agent:
     """
 
     site: Site
-    telemetry: Telemetry
+    telemetry: EdgeTelemetry
     stop: Event
     on_step: StepHook
     clock: Callable[[], float]

@@ -37,7 +37,7 @@ from edge.settings.core import CLOUD_OFF, EdgeSettings
 from edge.site import Site
 from edge.status.part import PagePart
 from edge.store.repair import opened
-from edge.telemetry import Telemetry
+from edge.telemetry import EdgeTelemetry
 from edge.trail.part import TrailPart
 from process.command_line import ignore_hangup
 from process.endpoints import Pulse, notify_systemd, serving_metrics
@@ -104,7 +104,7 @@ def run_agent(
 
         arrived, opening = threading.Event(), ["the model is being loaded"]
         agent = Agent(
-            site, Telemetry(), stop or threading.Event(), hook, clock,
+            site, EdgeTelemetry(), stop or threading.Event(), hook, clock,
             wake=arrived.set, problem=pulse.problem,
         )  # fmt: skip
         agent.store = held.enter_context(opened(site.database, site.schema, step))

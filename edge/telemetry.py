@@ -17,7 +17,7 @@ from process.tls import TlsFiles
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Telemetry:
+class EdgeTelemetry:
     """The metrics of the core, and the registry of all."""
 
     def __init__(self) -> None:

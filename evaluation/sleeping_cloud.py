@@ -28,7 +28,7 @@ from cloud.scheduling.scheduler import Queue, Scheduler
 from cloud.scheduling.waiting import WaitingRoi
 from cloud.server import CloudServer, serve
 from cloud.settings import CloudSettings, load_settings
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from edge.atomic_files import write_atomically
 from edge.escalation.rois import ROI_SHAPE
 from imaging.volume import UInt8Array
@@ -174,7 +174,7 @@ def main(
     if awake:
         opened = partial(open_reader, settings)
     configure_logging("text", sys.stderr)
-    telemetry = Telemetry()
+    telemetry = CloudTelemetry()
     with opened_reader(settings, opened) as reader:
 
         async def run() -> None:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cloud.telemetry import Telemetry as CloudTelemetry
+from cloud.telemetry import CloudTelemetry
 from tools.reference import edge_registry
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,12 +21,12 @@ from pydantic.fields import FieldInfo
 from pydicom.uid import UID
 
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry as CloudTelemetry
+from cloud.telemetry import CloudTelemetry
 from edge.dicom_in.incoming import SOP_CLASSES
 from edge.part import Agent
 from edge.run import parts_of, site_of
 from edge.settings.core import EdgeSettings
-from edge.telemetry import Telemetry as EdgeTelemetry
+from edge.telemetry import EdgeTelemetry
 from imaging.dicom.pixels import TRANSFER_SYNTAXES
 
 ROOT = Path(__file__).resolve().parents[1]

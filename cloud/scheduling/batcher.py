@@ -25,7 +25,7 @@ from cloud.scheduling.arrivals import Rules
 from cloud.scheduling.cost import BatchTiming, CostModel
 from cloud.scheduling.scheduler import Scheduler
 from cloud.scheduling.waiting import UNKNOWN_SITE, RoiResult, WaitingRoi
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
 from protos.errors import ModelFailed
@@ -58,7 +58,7 @@ class Batcher:
     def __init__(
         self,
         stages: Sequence[WorkerStage],
-        telemetry: Telemetry,
+        telemetry: CloudTelemetry,
         *,
         max_batch: int,
         max_batch_delay_s: float = MAX_BATCH_DELAY_S,

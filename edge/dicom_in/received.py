@@ -37,7 +37,7 @@ from edge.dicom_in.incoming import (
 from edge.folders import DONE, RECEIVED
 from edge.settings.core import MB
 from edge.settings.receive import ReceiveSettings
-from edge.telemetry import Telemetry
+from edge.telemetry import EdgeTelemetry
 from imaging.dicom.arrival import files_of
 
 RECEIVING = ".receiving"
@@ -59,7 +59,7 @@ class ReceiveStep(Enum):
 class ReceiveMetrics:
     """What is counted of instances and senders."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: EdgeTelemetry) -> None:
         self.received = telemetry.counter("received_instances", "Instances received", "way")
         self.refused = telemetry.counter(
             "refused_instances", "Instances refused by reason", "way", "reason"

@@ -180,11 +180,11 @@ def _pairs(
 ) -> list[tuple[Candidate, Candidate]]:
     """Return the candidates that both have, each in one pair; the strongest choose first."""
     left, pairs = list(after), list[tuple[Candidate, Candidate]]()
-    for finding in before:
-        if near := [other for other in left if _is_near(finding, other)]:
-            chosen = min(near, key=lambda other: math.dist(finding.centre_mm, other.centre_mm))
+    for candidate in before:
+        if near := [other for other in left if _is_near(candidate, other)]:
+            chosen = min(near, key=lambda other: math.dist(candidate.centre_mm, other.centre_mm))
             left.remove(chosen)
-            pairs.append((finding, chosen))
+            pairs.append((candidate, chosen))
     return pairs
 
 

@@ -68,7 +68,7 @@ class Voxels:
 
 
 @dataclass(frozen=True)
-class Opening:
+class Opened:
     """How far a study is: ``ready``, ``reading``, ``closed``, or ``failed`` with its reason."""
 
     state: str
@@ -100,19 +100,19 @@ class Volumes:
         if self._thread is not None:
             self._thread.join()
 
-    def opening(self, study: Record) -> Opening:
+    def opening(self, study: Record) -> Opened:
         """Return how far a study is."""
         if self._site.source(study) is None:
             forget_voxels(self._folder, study.id)
-            return Opening("failed", "The images of this study were removed from this machine.")
+            return Opened("failed", "The images of this study were removed from this machine.")
         with self._lock:
             if self._reading == study.id:
-                return Opening("reading")
+                return Opened("reading")
             if reason := self._failed.get(study.id):
-                return Opening("failed", reason)
-        return Opening("closed" if self.voxels(study) is None else "ready")
+                return Opened("failed", reason)
+        return Opened("closed" if self.voxels(study) is None else "ready")
 
-    def open(self, study: Record, series: str) -> Opening:
+    def open(self, study: Record, series: str) -> Opened:
         """Begin to read a study, unless it can be looked at already; return how far it is.
 
         ``series`` is that of the report: a UID, or the name of a volume file.
@@ -122,7 +122,7 @@ class Volumes:
             if now.state in ("ready", "reading"):
                 return now
             if self._reading is not None:
-                return Opening("failed", "Another study is being opened. Try again in a moment.")
+                return Opened("failed", "Another study is being opened. Try again in a moment.")
             if self._site.source(study) is None:
                 return now
             self._failed.pop(study.id, None)
@@ -131,7 +131,7 @@ class Volumes:
                 target=self._read, args=(study, series), name="viewer", daemon=True
             )
             self._thread.start()
-        return Opening("reading")
+        return Opened("reading")
 
     def voxels(self, study: Record) -> Voxels | None:
         """Return the voxels of a study that was opened; None if it was not, or changed since."""

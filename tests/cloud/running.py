@@ -19,7 +19,7 @@ import pytest
 from cloud.limits import Bounds
 from cloud.server import CloudServer
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from imaging.volume import WINDOW_HU, UInt8Array
 from models.runtime.second_reader import Readings
 from protos import codec, overread_pb2_grpc
@@ -69,7 +69,7 @@ class RunningCloud:
     address: str
     reader: MeanReader
     server: CloudServer
-    telemetry: Telemetry
+    telemetry: CloudTelemetry
     loop: asyncio.AbstractEventLoop
 
     def drain(self) -> None:
@@ -118,7 +118,7 @@ def run_cloud(
 
     ``settings`` may have bounds too, see `cloud.limits.Bounds`.
     """
-    reader, telemetry = reader or MeanReader(), Telemetry()
+    reader, telemetry = reader or MeanReader(), CloudTelemetry()
     bounds = Bounds(**{one.name: settings.pop(one.name) for one in fields(Bounds)
                        if one.name in settings})  # fmt: skip
     given = CloudSettings(**{"address": "127.0.0.1:0", "grace_s": 5.0, **settings})

@@ -5,14 +5,14 @@ from itertools import pairwise
 
 from prometheus_client import generate_latest
 
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from protos.messages import Priority
 from tests.cloud.running import make_roi, make_stream, refused, run_cloud, until
 
 
 def test_refusals_begin_at_0() -> None:
     """To Prometheus an increase from nothing is none; a full service refuses before the header."""
-    registry = Telemetry().registry
+    registry = CloudTelemetry().registry
     for priority in ("unknown", "routine", "stat"):
         labels = {"end": "Overloaded", "priority": priority}
         assert registry.get_sample_value("overread_cloud_streams_total", labels) == 0
@@ -20,7 +20,7 @@ def test_refusals_begin_at_0() -> None:
 
 def test_a_histogram_tells_5_from_200_ms() -> None:
     """Within that range no bound is more than twice the one before it."""
-    telemetry = Telemetry()
+    telemetry = CloudTelemetry()
     for histogram in (telemetry.queue_s, telemetry.compute_s):
         bounds = [one for one in histogram._upper_bounds if 0.005 <= one <= 0.2]
         assert (bounds[0], bounds[-1]) == (0.005, 0.2)

@@ -35,7 +35,7 @@ from edge.settings.core import EdgeSettings
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
 from edge.store.studies import StudyStore
-from edge.telemetry import Telemetry
+from edge.telemetry import EdgeTelemetry
 from evaluation.world import settings_in
 from imaging.dicom.arrival import arrived
 from imaging.errors import IncompleteSeries
@@ -370,7 +370,7 @@ def agent_of(settings: EdgeSettings, store: StudyStore | None = None, **given: A
         "clock": lambda: 0.0,
         "wake": lambda: None,
         "problem": lambda: "",
-        "telemetry": Telemetry(),
+        "telemetry": EdgeTelemetry(),
         **given,
     }
     agent = Agent(site_of(settings), stop=threading.Event(), on_step=nothing, **values)

@@ -25,7 +25,7 @@ from edge.report.compose import AMENDED_LATER, NOT_AMENDED
 from edge.run import draining, run_agent
 from edge.store.pending import PendingStep
 from edge.store.steps import Step
-from edge.telemetry import Telemetry
+from edge.telemetry import EdgeTelemetry
 from evaluation.world import settings_in
 from tests.edge.builders import (
     UNHURRIED,
@@ -151,14 +151,16 @@ def test_a_study_that_kills_the_process_is_rejected_in_the_end(tmp_path: Path) -
 
 
 @pytest.fixture
-def telemetry(monkeypatch: pytest.MonkeyPatch) -> Telemetry:
+def telemetry(monkeypatch: pytest.MonkeyPatch) -> EdgeTelemetry:
     """The metrics of the agent that the test runs."""
-    telemetry = Telemetry()
-    monkeypatch.setattr("edge.run.Telemetry", lambda: telemetry)
+    telemetry = EdgeTelemetry()
+    monkeypatch.setattr("edge.run.EdgeTelemetry", lambda: telemetry)
     return telemetry
 
 
-def test_every_report_that_goes_out_is_counted_once(tmp_path: Path, telemetry: Telemetry) -> None:
+def test_every_report_that_goes_out_is_counted_once(
+    tmp_path: Path, telemetry: EdgeTelemetry
+) -> None:
     put_all(tmp_path / "inbox", a="x", b="bad", c="boom")
     work_off(tmp_path, on_step=full_at(Step.QUARANTINING, times=2))
     counted = telemetry.registry.get_sample_value
@@ -167,7 +169,7 @@ def test_every_report_that_goes_out_is_counted_once(tmp_path: Path, telemetry: T
 
 
 def test_a_report_that_the_agent_writes_is_late_by_the_wait_and_the_failed_reading(
-    tmp_path: Path, telemetry: Telemetry
+    tmp_path: Path, telemetry: EdgeTelemetry
 ) -> None:
     """It has a ledger of the two, which the metrics have too."""
     clock = HandClock()
@@ -186,7 +188,9 @@ def test_a_report_that_the_agent_writes_is_late_by_the_wait_and_the_failed_readi
     assert telemetry.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
-def test_the_backlog_is_measured_before_every_study(tmp_path: Path, telemetry: Telemetry) -> None:
+def test_the_backlog_is_measured_before_every_study(
+    tmp_path: Path, telemetry: EdgeTelemetry
+) -> None:
     seen, clock = list[tuple[float | None, ...]](), HandClock()
     put_all(tmp_path / "inbox", a="pending", b="x")
     gauges = ("claimed_studies", "pending_studies", "suspended_studies", "cloud_available")
@@ -200,7 +204,7 @@ def test_the_backlog_is_measured_before_every_study(tmp_path: Path, telemetry: T
 
 
 def test_a_claim_without_room_counts_as_claimed_and_one_that_fails_as_suspended(
-    tmp_path: Path, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, telemetry: EdgeTelemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The alerts of studies that wait or are held need them."""
     put_all(tmp_path / "inbox", a="x", full="x", held="x")

@@ -5,7 +5,7 @@ from edge.budget import LedgerEntry
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Rejection, Status
-from edge.telemetry import Telemetry
+from edge.telemetry import EdgeTelemetry
 from tests.edge.builders import SHAPE, plan_of
 from tests.edge.fake_cloud import FakeCloud, escalator, read
 from tests.edge.report.reports import REPORT
@@ -20,7 +20,7 @@ LATE = replace(
 
 def test_a_report_is_counted_by_its_outcome() -> None:
     """A rejected study has no second reading."""
-    telemetry, rejection = Telemetry(), Rejection("NotCt", "MR")
+    telemetry, rejection = EdgeTelemetry(), Rejection("NotCt", "MR")
     telemetry.count_report(LATE)
     telemetry.count_report(replace(LATE, status=Status.REJECTED, rejection=rejection))
     value = telemetry.registry.get_sample_value
@@ -33,7 +33,7 @@ def test_a_report_is_counted_by_its_outcome() -> None:
 
 def test_a_stage_has_the_memory_that_it_took() -> None:
     """Not that of the stage before, though it took more; and the child that read has its own."""
-    telemetry = Telemetry()
+    telemetry = EdgeTelemetry()
     telemetry.observe_reading(lambda: 100.0)
     telemetry.begin_stage("read")
     with mmap(-1, 100_000_000) as taken:  # from the system: malloc may hold free memory
@@ -53,7 +53,7 @@ def test_a_stage_has_the_memory_that_it_took() -> None:
 
 def test_the_traffic_of_all_clouds_is_counted() -> None:
     """Bytes are those of the messages, which hold more than voxels."""
-    telemetry = Telemetry()
+    telemetry = EdgeTelemetry()
     value = telemetry.registry.get_sample_value
     with FakeCloud() as cloud, escalator(cloud.address) as second:
         telemetry.traffic.traffic = second.traffic
@@ -69,7 +69,7 @@ def test_the_traffic_of_all_clouds_is_counted() -> None:
 
 
 def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
-    telemetry, available = Telemetry(), [True]
+    telemetry, available = EdgeTelemetry(), [True]
     telemetry.observe_link(lambda: LinkEstimate(available=available[0]))
     value = telemetry.registry.get_sample_value
     gauges = ("claimed_studies", "suspended_studies", "pending_studies", "pending_oldest_seconds")

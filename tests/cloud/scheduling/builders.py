@@ -17,7 +17,7 @@ from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.cost import BatchTiming, CostModel
 from cloud.scheduling.scheduler import Scheduler
 from cloud.scheduling.waiting import WaitingRoi
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from imaging.volume import UInt8Array
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, ModelFailed, Overloaded
@@ -197,7 +197,7 @@ def with_batcher(
                 cost.observe(n, made[0].fixed_s + n)
             batcher = Batcher(
                 made,
-                Telemetry(),
+                CloudTelemetry(),
                 max_batch=max_batch,
                 max_batch_delay_s=max_batch_delay_s,
                 cost=cost,
@@ -220,7 +220,7 @@ def with_batcher(
 async def batcher_of(reader: Any, max_batch: int) -> AsyncIterator[Batcher]:
     """A batcher of the instances of a real reader of ROIs of 2 x 2 x 2, which is warmed up."""
     stages = stages_of(reader, time.monotonic)
-    batcher = Batcher(stages, Telemetry(), max_batch=max_batch, max_batch_delay_s=0.0)
+    batcher = Batcher(stages, CloudTelemetry(), max_batch=max_batch, max_batch_delay_s=0.0)
     await batcher.warm_up((2, 2, 2))
     async with asyncio.timeout(120), batcher:
         yield batcher

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from cloud.scheduling.batcher import STALE_S, Batcher
-from cloud.telemetry import Telemetry
+from cloud.telemetry import CloudTelemetry
 from protos.errors import DeadlineUnmeetable, ModelFailed
 from tests.cloud.scheduling.builders import HandStage, TwoSteps, settle, submit, with_batcher
 
@@ -129,7 +129,7 @@ def test_warm_up_measures_the_cost() -> None:
         stage = HandStage()
         stage.allow(5)
         batcher = Batcher(
-            [stage], Telemetry(), max_batch=6, max_batch_delay_s=0.0, clock=lambda: stage.now_s
+            [stage], CloudTelemetry(), max_batch=6, max_batch_delay_s=0.0, clock=lambda: stage.now_s
         )
         await batcher.warm_up((1, 1, 1))
         assert [len(batch) for batch in stage.batches] == [1, 1, 2, 4, 6]

@@ -26,7 +26,7 @@ from pynetdicom.sop_class import Verification
 from edge.dicom_in import scp, stow
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
 from edge.dicom_out.scu import keep_responses
-from edge.telemetry import Telemetry
+from edge.telemetry import EdgeTelemetry
 from evaluation import world
 from tests.imaging.small_ct import SmallCt
 
@@ -67,7 +67,7 @@ class Port:
 
     address: str
     inbox: Path = Path()
-    telemetry: Telemetry = field(default_factory=Telemetry)
+    telemetry: EdgeTelemetry = field(default_factory=EdgeTelemetry)
     free: list[int] = field(default_factory=lambda: [10**12])
 
     @property

@@ -21,7 +21,7 @@ from edge.dicom_in import received as module
 from edge.dicom_in.identity import Reason, Refused, identify
 from edge.dicom_in.incoming import Expected, Sender, Source
 from edge.dicom_in.received import ReceivedStore, ReceiveMetrics
-from edge.telemetry import Telemetry
+from edge.telemetry import EdgeTelemetry
 from tests.edge.builders import Box
 from tests.edge.dicom_in.senders import (
     IMAGES,
@@ -49,7 +49,7 @@ def store(inbox: Path) -> ReceivedStore:
 
 
 def store_in(inbox: Path, free: Callable[[Path], int] = lambda _: 10**12) -> ReceivedStore:
-    settings, metrics = settings_in(inbox.parent).receive, ReceiveMetrics(Telemetry())
+    settings, metrics = settings_in(inbox.parent).receive, ReceiveMetrics(EdgeTelemetry())
     return ReceivedStore(inbox, settings, metrics, free_bytes=free)
 
 
