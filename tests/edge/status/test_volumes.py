@@ -36,7 +36,7 @@ class Viewer(Site):
         assert found is not None
         return found
 
-    def opening(self, key: str) -> Opening:
+    def opening(self, key: str) -> Opened:
         return self.volumes.opening(self.row(key))
 
     def voxels(self, key: str) -> Voxels | None:
