@@ -14,7 +14,7 @@ import pytest
 from edge.run import site_of
 from edge.status import volumes as opening
 from edge.status.state import SiteState
-from edge.status.volumes import KEPT, Volumes, Voxels
+from edge.status.volumes import KEPT, Opened, Volumes, Voxels
 from edge.store.record import Record
 from edge.store.steps import Step
 from imaging.isolation.reader import IsolatedReader
