@@ -25,8 +25,8 @@ from edge.reader import EdgeReader, open_configured
 from edge.rules.rule import load_rules
 from edge.settings.core import MB, EdgeSettings
 from edge.site import Site
+from edge.store.record import Step
 from edge.store.repair import damaged_databases
-from edge.store.steps import Step
 from edge.store.studies import StudyStore
 from models.runtime.errors import ModelError
 from process.tls import diagnose, replicas_of

@@ -24,8 +24,7 @@ from edge.report.model import Status
 from edge.report.serialize import own_report
 from edge.site import Site
 from edge.store.pending import PendingStep
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from edge.store.studies import StudyStore
 
 STATES = {

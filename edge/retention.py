@@ -23,7 +23,7 @@ from edge.queue import is_provisional
 from edge.report.evidence import remove_evidence
 from edge.report.folder import owner_of, release_folder
 from edge.report.pictures import stray_pictures
-from edge.store.steps import Step
+from edge.store.record import Step
 
 SCAN_S = 60.0
 """Pause between two scans that found nothing to remove."""

@@ -27,7 +27,7 @@ from edge.report.model import ChangeKind
 from edge.report.serialize import own_report
 from edge.report.write import exported_versions, give_up_report, version_in
 from edge.store.later_parts import LaterPart
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.store.studies import Change, StudyStore
 from imaging.dicom.arrival import arrived
 from imaging.files import VOLUME_SUFFIXES

@@ -22,8 +22,7 @@ from edge.agent.inbox import InboxEntry
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.folders import DONE, RECEIVED, AgentFolders
 from edge.report.folder import release_folder, report_names, take_folder
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from edge.store.studies import Change, StudyStore
 from imaging.dicom.arrival import Arrived, files_of, look
 

@@ -30,8 +30,7 @@ from edge.report.model import ChangeKind, Rejection
 from edge.report.serialize import own_report, read_report
 from edge.report.write import refer_to, version_in
 from edge.store.later_parts import LaterPart, uid_line
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from edge.store.studies import Change, StudyStore
 from imaging.dicom.arrival import Arrived, arrived, files_of, is_same_image, look
 

@@ -29,8 +29,7 @@ from edge.pipeline import PersistPending, StudyResult
 from edge.report.model import Report
 from edge.rules.rule import Rules
 from edge.rules.selection import priority_of
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from imaging.errors import is_machine_fault
 from process.backoff import doubled
 from protos.messages import Priority

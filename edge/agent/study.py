@@ -37,8 +37,7 @@ from edge.report.write import (
     write_version,
 )
 from edge.store.later_parts import LaterPart
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from edge.store.studies import NOT_REFUSED, Change, StudyStore
 from imaging.dicom.arrival import arrived
 from imaging.dicom.study import refused_study

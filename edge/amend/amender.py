@@ -31,7 +31,7 @@ from edge.report.model import Report
 from edge.report.serialize import report_facts
 from edge.settings.core import MB, EdgeSettings
 from edge.store.pending import CHARACTERIZATION, PendingRead, PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.store.studies import StudyStore
 from process import tracing
 from process.backoff import Jitter, doubled, pause_s

@@ -14,8 +14,7 @@ from edge.dicom_out.exports import Backlog, Delivery, DeliveryStep, Export, Expo
 from edge.errors import EdgeError
 from edge.report.write import exported_versions
 from edge.site import Site
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from edge.store.studies import StudyStore
 
 LATEST, EVERY = "latest", "every"

@@ -26,8 +26,7 @@ from edge.report.model import Report
 from edge.report.serialize import NotAReport, read_report
 from edge.site import Site
 from edge.store.later_parts import PartStore
-from edge.store.record import Record, record_of
-from edge.store.steps import Step
+from edge.store.record import Record, Step, record_of
 from process.files import state_of
 
 Json = Mapping[str, Any]

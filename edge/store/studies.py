@@ -1,4 +1,4 @@
-"""The durable state of the agent: one row a study, with its step of `edge.store.steps`.
+"""The durable state of the agent: one row a study, with its step of `edge.store.record`.
 
 Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
 transaction as REPORTED. So does what the parts of the agent store (`edge.database`). What is
@@ -34,8 +34,7 @@ from edge.job import new_study_key
 from edge.store import later_parts, pending
 from edge.store.later_parts import LaterPart, PartStore
 from edge.store.pending import PendingStore
-from edge.store.record import Record, record_of
-from edge.store.steps import BEFORE, Step
+from edge.store.record import BEFORE, Record, Step, record_of
 
 _RECORDED = {
     Step.CLAIMED: Event.RECEIVED,

@@ -17,7 +17,7 @@ from typing import Any
 from edge.dicom_in.received import ReceiveStep
 from edge.dicom_out.exports import DeliveryStep, ExportStep
 from edge.store.pending import PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.trail.store import TrailStep
 
 ACKNOWLEDGED, AT_TARGET = "instance acknowledged", "object at the archive"

@@ -26,7 +26,7 @@ from edge.merge import merge
 from edge.pipeline import detect
 from edge.report.model import ChangeKind
 from edge.settings.core import load_settings
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.trail.records import TrailRecord, records_after
 from edge.trail.verify import verify
 from evaluation.faults.agent import box_of, stand_in_pipeline, verdicts_on

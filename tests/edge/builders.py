@@ -35,8 +35,7 @@ from edge.report.model import Report
 from edge.run import PARTS
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings.core import EdgeSettings, load_settings
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
 from imaging.preprocess import Preprocessed

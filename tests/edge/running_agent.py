@@ -33,7 +33,7 @@ from edge.retention import RetentionPart
 from edge.run import ReadStudy, run_agent, site_of
 from edge.settings.core import EdgeSettings
 from edge.store.pending import PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.store.studies import StudyStore
 from edge.telemetry import EdgeTelemetry
 from evaluation.world import settings_in

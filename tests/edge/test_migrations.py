@@ -14,8 +14,8 @@ import pytest
 
 from edge.database import BUSY_S, Migration, MigrationStep, OtherVersion, Schema, copies
 from edge.settings.core import load_settings
+from edge.store.record import Step
 from edge.store.repair import open_or_replace
-from edge.store.steps import Step
 from edge.store.studies import StudyStore, all_migrations
 from tests.edge.builders import nothing, open_claim, open_store, schema_of
 

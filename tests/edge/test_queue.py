@@ -16,7 +16,7 @@ from edge import queue
 from edge.agent import claim as claiming
 from edge.atomic_files import move as real_move
 from edge.run import site_of
-from edge.store.steps import Step
+from edge.store.record import Step
 from evaluation.world import settings_in
 from tests.edge.agent.test_adopt import busy_site, cut, noise, work
 from tests.edge.builders import put, put_all

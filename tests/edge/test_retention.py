@@ -16,7 +16,7 @@ from edge.part import Part
 from edge.report.evidence import OBJECTS, SOURCE
 from edge.retention import DAY_S
 from edge.status.part import PagePart
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
 from tests.edge.agent.test_adopt import work

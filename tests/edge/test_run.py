@@ -24,7 +24,7 @@ from edge.pipeline import PersistPending, StudyResult
 from edge.report.compose import AMENDED_LATER, NOT_AMENDED
 from edge.run import draining, run_agent
 from edge.store.pending import PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.telemetry import EdgeTelemetry
 from evaluation.world import settings_in
 from tests.edge.builders import (

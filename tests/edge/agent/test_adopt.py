@@ -21,8 +21,8 @@ from edge.agent import loop
 from edge.database import InvalidDatabase, StepHook
 from edge.job import Job
 from edge.run import ReadStudy, run_agent
+from edge.store.record import Step
 from edge.store.repair import damaged_databases
-from edge.store.steps import Step
 from evaluation.world import settings_in
 from tests.edge.agent.test_join import FIRST, REST, assert_one_study, send
 from tests.edge.builders import open_store, put, put_all, report_in

@@ -12,7 +12,7 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.run import run_agent
 from edge.store.pending import PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from evaluation.world import settings_in
 from tests.edge.builders import HandClock, open_store, put
 from tests.edge.running_agent import (

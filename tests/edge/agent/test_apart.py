@@ -15,7 +15,7 @@ from edge.agent import join, study
 from edge.queue import queued, requeue
 from edge.run import site_of
 from edge.store.pending import PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from evaluation.world import settings_in
 from imaging.dicom.arrival import arrived, files_of
 from imaging.read import read_study

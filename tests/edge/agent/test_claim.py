@@ -10,8 +10,7 @@ from edge.agent.claim import claim, resume_claim
 from edge.agent.inbox import InboxEntry
 from edge.folders import AgentFolders
 from edge.report.folder import owner_of, take_folder
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
 from tests.edge.builders import Box, open_store, put

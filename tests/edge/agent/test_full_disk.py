@@ -13,7 +13,7 @@ from pydicom import dcmread
 
 from edge.database import StepHook
 from edge.store.pending import PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from evaluation.faults.agent import at_random, reader, stand_in_cloud
 from evaluation.faults.oracle import Sent, Wrong, busy, check
 from evaluation.world import settings_in

@@ -12,7 +12,7 @@ from edge.amend.amender import Amender
 from edge.atomic_files import move
 from edge.audit import Event
 from edge.store.pending import PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.trail.records import records_after
 from imaging.dicom.arrival import arrived
 from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, open_store, report_in

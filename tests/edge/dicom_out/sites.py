@@ -26,7 +26,7 @@ from edge.report.folder import owner_of, take_folder
 from edge.report.model import Report, Status
 from edge.report.write import write_report, write_version
 from edge.settings.targets import DicomTarget, DicomWebTarget
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.store.studies import Change, StudyStore
 from evaluation.world import settings_in
 from tests.dicom_peers import write_object

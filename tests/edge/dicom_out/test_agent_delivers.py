@@ -20,8 +20,8 @@ from edge.report.evidence import OUTLINES, of_version, read_outlines
 from edge.retention import DAY_S
 from edge.run import run_agent, site_of
 from edge.settings.core import EdgeSettings
+from edge.store.record import Step
 from edge.store.repair import damaged_databases
-from edge.store.steps import Step
 from evaluation.world import settings_in
 from protos.messages import Roi
 from tests.dicom_peers import Pacs

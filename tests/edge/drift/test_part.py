@@ -11,7 +11,7 @@ from edge.drift.part import NOTHING, DriftPart
 from edge.findings import Decision, Route, SecondReading
 from edge.folders import DATABASE
 from edge.report.model import Status
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.store.studies import StudyStore
 from evaluation.world import settings_in
 from tests.edge.builders import SilentCloud, Site, candidate

@@ -33,7 +33,7 @@ from edge.status.login import Authenticator
 from edge.status.pages import application
 from edge.status.users import hash_of
 from edge.status.volumes import Volumes
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.store.studies import StudyStore
 from edge.trail.records import TrailRecord
 from evaluation.world import settings_in

@@ -13,7 +13,7 @@ from edge.dicom_out.part import deliveries_panel
 from edge.drift.compare import BASELINE, MIN_RECENT
 from edge.drift.observe import put as put_drift
 from edge.run import site_of
-from edge.store.steps import Step
+from edge.store.record import Step
 from evaluation.errors import MissingProgram
 from process.http import Listener, serving
 from tests.edge.builders import put

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from edge.store.steps import Step
+from edge.store.record import Step
 from tests.edge.status.site import PAGES, SEEN, Site, Visit, visiting
 
 

@@ -15,7 +15,7 @@ from edge.audit import Event
 from edge.errors import BadSettings
 from edge.status.login import SESSION_S, Attempts, LoginRefused, Session
 from edge.status.users import hash_of, is_password, load_users
-from edge.store.steps import Step
+from edge.store.record import Step
 from tests.edge.builders import HandClock
 from tests.edge.status.site import (
     CERTIFICATES,

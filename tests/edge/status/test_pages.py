@@ -22,7 +22,7 @@ from edge.report.model import Status
 from edge.report.write import write_version
 from edge.run import site_of
 from edge.status.volumes import Volumes
-from edge.store.steps import Step
+from edge.store.record import Step
 from imaging.volume import StudyHeader
 from tests.edge.builders import TERMS, open_store, put
 from tests.edge.drift.test_compare import studies

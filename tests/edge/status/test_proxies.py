@@ -9,7 +9,7 @@ from edge.dicom_out.part import deliveries_panel
 from edge.run import site_of
 from edge.status.login import Session
 from edge.store.later_parts import uid_line
-from edge.store.steps import Step
+from edge.store.record import Step
 from tests.edge.status.site import (
     CERTIFICATES,
     PASSWORD,

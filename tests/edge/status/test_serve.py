@@ -16,7 +16,7 @@ from edge.run import PARTS, site_of
 from edge.settings.core import EdgeSettings, load_settings
 from edge.status.users import hash_of
 from edge.store.pending import PendingStep
-from edge.store.steps import Step
+from edge.store.record import Step
 from edge.trail.records import records_after
 from edge.trail.verify import verify
 from evaluation.world import settings_in

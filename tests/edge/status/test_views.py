@@ -4,7 +4,7 @@ from edge.audit import Event
 from edge.run import site_of
 from edge.status.views import AGAIN_S, SAME_S
 from edge.status.volumes import Volumes
-from edge.store.steps import Step
+from edge.store.record import Step
 from tests.edge.builders import HandClock
 from tests.edge.status.site import REJECTED, SEEN, USERS, Site, visiting
 

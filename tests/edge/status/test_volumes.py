@@ -15,8 +15,7 @@ from edge.run import site_of
 from edge.status import volumes as opening
 from edge.status.state import SiteState
 from edge.status.volumes import KEPT, Opened, Volumes, Voxels
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from imaging.isolation.reader import IsolatedReader
 from tests.edge.status.site import CT, Site
 

@@ -4,8 +4,7 @@ import pytest
 
 from edge.database import WrongStep
 from edge.report.folder import report_names
-from edge.store.record import Record
-from edge.store.steps import Step
+from edge.store.record import Record, Step
 from edge.store.studies import Change, StudyStore
 from tests.edge.builders import open_claim, open_store
 
