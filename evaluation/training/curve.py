@@ -8,7 +8,7 @@ import numpy as np
 from models.runtime.errors import NoWeights
 from models.training.run_folder import LOG, read_log
 
-SHOWN = 12
+SHOWN = 6
 """The most rounds of a run in the table."""
 
 
