@@ -1,6 +1,8 @@
 """What an archive refuses, or does not take: it is named, and keeps nothing else back."""
 
 from collections.abc import Callable
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from edge.audit import Event
 from edge.dicom_out.deliver import MAX_ATTEMPTS
 from edge.trail.records import records_after
 from tests.dicom_peers import Pacs, StowService, stow_answer
+from tests.edge.dicom_out import sites
 from tests.edge.dicom_out.sites import CLASSES, EVERY_CLASS, deliveries, pacs_at, uids, web_at
 
 # pynetdicom drops the socket of a connection that failed without closing it
@@ -42,6 +45,42 @@ def test_a_refused_object_becomes_a_dead_letter_with_its_reason_and_others_pass(
         site.run()
         assert site.steps("pacs") == ["sent", "sent"]
         assert pacs.kept == [uids(first, 1)[0], *uids(second, 1), uids(first, 1)[1]]
+
+
+SUBSETS = [some for n in range(1, len(EVERY_CLASS) + 1) for some in combinations(EVERY_CLASS, n)]
+
+
+NOT_ACCEPTED = "the target does not accept objects of its class"
+
+
+@pytest.mark.long
+def test_an_archive_gets_the_classes_that_it_takes_whichever_they_are(
+    tmp_path: Path, pacs: Pacs
+) -> None:
+    """All subsets, one after another at one archive: what it took before counts no more."""
+    with deliveries(tmp_path, pacs_at(pacs.port)) as site:
+        site.make = partial(sites.make_objects, classes=EVERY_CLASS)
+        for number, taken in enumerate(SUBSETS):
+            pacs.take(*(EVERY_CLASS[name] for name in taken))
+            pacs.received.clear()
+            keys = [site.report(f"{number}-{one}") for one in range(2)]
+            classes = {name: EVERY_CLASS[name] for name in taken}
+            wanted = sorted(uid for key in keys for uid in uids(key, 1, classes=classes))
+            site.run()  # no study waits for what is refused of another
+            assert sorted(pacs.received) == wanted
+            site.pass_time(10.0)
+            assert sorted(pacs.received) == wanted
+            refused = sorted(EVERY_CLASS.keys() - taken)
+            reason = "; ".join(f"{name}.dcm: {NOT_ACCEPTED}" for name in refused)
+            ended = [(one.step.value, one.reason) for one in site.of("pacs")[-2:]]
+            assert ended == [("sent", reason)] * 2
+            shown = {one.sop_class for one in site.exports.not_taken("pacs")}
+            assert shown == {EVERY_CLASS[name] for name in refused}
+            assert site.exports.held() == set()  # retention goes on
+            # the next archive is a new one
+            site.store.database.execute("UPDATE deliveries SET reason = ''")
+        assert len(SUBSETS) == 15
+        assert pacs.associations <= 4 * len(SUBSETS)
 
 
 def refuses(code: int, *names: str) -> Callable[[Dataset], int]:
