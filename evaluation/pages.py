@@ -45,6 +45,9 @@ WIDTH = 100
 _AS_IT_IS = ("#", "|", ">", "    ", "```", "![")
 """Starts of headings, tables, quotes, code and pictures; their lines are not wrapped."""
 
+_BLOCK = re.compile(r"(?ms)^```.*?^```$|(?:^[^\n]+\n?)+")
+"""Code between fences, with its empty lines, or lines that stand together."""
+
 _fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
 
 
@@ -74,7 +77,7 @@ def render(template: Path, results: Path) -> str:
         "licences": sorted({f"{one.licence}. {one.attribution}" for one in every().values()}),
     }
     text = environment(template.parent).get_template(template.name).render(values)
-    return "\n\n".join(_wrapped(block) for block in re.split(r"\n{2,}", text.strip("\n"))) + "\n"
+    return "\n\n".join(_wrapped(block.strip("\n")) for block in _BLOCK.findall(text)) + "\n"
 
 
 def read_results(folder: Path) -> dict[str, Any]:
