@@ -81,7 +81,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "rejection": asdict(report.rejection) if report.rejection else None,
         "rule": _values(report.rule),
         "deadline_s": _number(report.deadline_s, 3),
-        "took_s": _number(report.took_s, 4),
+        "took_s": _number(sum(round(entry.took_s, 4) for entry in report.ledger), 4),
         "ledger": [_values(entry, budget_s=4, took_s=4) for entry in report.ledger],
         "models": dict(report.models),
         "coverage": _coverage(report),

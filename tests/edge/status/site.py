@@ -34,7 +34,7 @@ from edge.status.pages import application
 from edge.status.users import hash_of
 from edge.status.volumes import Volumes
 from edge.store.record import Step
-from edge.store.studies import StudyStore
+from edge.store.studies import Change, StudyStore
 from edge.trail.records import TrailRecord
 from evaluation.world import settings_in
 from imaging.preprocess import Preprocessed
@@ -110,7 +110,7 @@ class Site:
         if images:
             CT.write(home / name)
         with self.store() as store:
-            store.adopt(key, step, (name,), iter([name]), reason or {})
+            store.adopt(key, step, (name,), iter([name]), Change(reason or {}))
         assert take_folder(self.folders.outbox / name, key)
         if report is not None:
             given = completed(replace(report, study_key=key, series_uid="1.2.826.0.1.1"))

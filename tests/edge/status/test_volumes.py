@@ -16,6 +16,7 @@ from edge.status import volumes as opening
 from edge.status.state import SiteState
 from edge.status.volumes import KEPT, Opened, Volumes, Voxels
 from edge.store.record import Record, Step
+from edge.store.studies import NO_CHANGE
 from imaging.isolation.reader import IsolatedReader
 from tests.edge.status.site import CT, Site
 
@@ -89,7 +90,7 @@ def test_a_study_that_was_read_again_is_opened_again(site: Viewer) -> None:
     key = site.add("a")
     assert site.open(key) == "ready"
     with site.store() as store:
-        store.settle(key, Step.DONE)
+        store.settle(key, Step.DONE, NO_CHANGE)
     assert site.opening(key).state == "closed"
     assert site.open(key) == "ready"
 

@@ -204,9 +204,9 @@ def test_regions_of_the_sample_lie_around_their_centres(side: int) -> None:
 def test_the_sample_is_a_part_of_a_phantom() -> None:
     """But for a few voxels, which processors compute differently."""
     box = sample(find("screening-int8"))[0, 0]
-    spec = PhantomSpec(seed=4, nodule_count=14, diameter_mm=(4, 14), dose_noise_hu=8.0)
+    spec = PhantomSpec(seed=8, nodule_count=14, diameter_mm=(4, 14), dose_noise_hu=8.0)
     whole = preprocess(make_phantom(spec).volume).voxels
-    z, y, x = 83, 75, 11
+    z, y, x = 130, 53, 24
     assert (box != whole[z : z + 96, y : y + 96, x : x + 112]).mean() < 1e-3
 
 
